@@ -1,0 +1,1 @@
+"""Which stage follows which. Flows order; tasks and stages do the work."""

@@ -1,0 +1,125 @@
+"""A flow from the command line: the presets of prefect.yaml, fields set by hand, no server needed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from tasks.local import ensure_slots, local_settings, speak
+from tasks.run import RunSummary
+from tinybert.cli import describe_fields, fail, merge, parse_assignments, validated
+from tinybert.errors import ConfigError, InputError, TransientError
+from tinybert.form import Form
+from tinybert.report import MODELS, table_rows
+
+DEPLOYMENTS = Path(__file__).parent.parent / "prefect.yaml"
+
+
+def presets(deployments: Path = DEPLOYMENTS) -> dict[str, dict[str, Any]]:
+    """Parameters of each deployment in prefect.yaml, by its name: the one place where presets are written."""
+    listed = yaml.safe_load(deployments.read_text())["deployments"]
+    return {deployment["name"]: deployment["parameters"]["config"] for deployment in listed}
+
+
+def preset(name: str, deployments: Path = DEPLOYMENTS) -> dict[str, Any]:
+    """The parameters of one preset.
+
+    Raises:
+        ConfigError: There is none of that name; the message lists those there are.
+    """
+    known = presets(deployments)
+    if name not in known:
+        raise ConfigError(f"--preset {name}: unknown; prefect.yaml has {', '.join(sorted(known))}")
+    return known[name]
+
+
+def main(flow: Callable[[Any], RunSummary], form: type[Form], arguments: Sequence[str] | None = None) -> None:
+    """Run a flow from the command line: without a Prefect server where none is configured, else against it.
+
+    Bad input ends with status 2 and one line that says what to change; any other failure with status 1.
+    """
+    given = _parser(form).parse_args(arguments)
+    if given.list:
+        print("\n".join(sorted(presets())))
+        return
+    try:
+        values = preset(given.preset) if given.preset else {}
+        config = validated(form, merge(values, parse_assignments(given.set)))
+        with local_settings():
+            ensure_slots()
+            speak()
+            summary = flow(config)
+    except InputError as error:
+        fail(error)
+    except TransientError as error:
+        print(f"error: {error} (given up after retries; run the same command again to continue)", file=sys.stderr)
+        raise SystemExit(1) from None
+    show(summary)
+    if given.json:
+        write_json(summary, given.json)
+
+
+def _parser(form: type[Form]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.distill",
+        description="Run a preset of prefect.yaml, or a run put together with --set, on this machine.",
+        epilog="fields for --set:\n" + describe_fields(form),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", metavar="NAME", help="parameters of this deployment in prefect.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one field; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the closing table here as well")
+    parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    return parser
+
+
+def show(summary: RunSummary) -> None:
+    """The closing table, and where everything is."""
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    header, *rows = table_rows(summary.comparison)
+    table = Table(title=f"{summary.name}: validation split, same rows, same machine")
+    for number, heading in enumerate(header):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+    cached = sum(stage.cached for stage in summary.stages)
+    console.print(f"{len(summary.stages)} stages ({cached} cached) in {summary.seconds:.0f} s", highlight=False)
+    for line in where(summary):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def where(summary: RunSummary) -> list[str]:
+    """Where to find what the run made, and how to use it."""
+    server = summary.tracking_uri.startswith("http")
+    page = summary.tracking_page or summary.tracking_uri
+    return [
+        f"MLflow:   {page}" if server else f"MLflow:   mlflow ui --backend-store-uri {summary.tracking_uri}",
+        f"report:   {summary.report_directory}",
+        f"model:    {summary.model_directory}",
+        *([f"registry: {summary.registered}"] if summary.registered else []),
+        "predict:  from transformers import pipeline",
+        f"          pipeline('text-classification', model='{summary.model_directory}')('...')",
+    ]
+
+
+def write_json(summary: RunSummary, path: Path) -> None:
+    """The closing table as JSON: a number per cell, and the stages with their seconds."""
+    models = {name: summary.comparison[name] for name in MODELS if name in summary.comparison}
+    content = {
+        **models,
+        "retention": summary.comparison["retention"],
+        "speedup": summary.comparison["speedup"],
+        "seconds": summary.seconds,
+        "stages": [stage.model_dump() for stage in summary.stages],
+        "model_directory": summary.model_directory,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,84 @@
+"""The main job: data, teacher, general student, augmentation, layers, logits, export, evaluation, publication."""
+
+from prefect import flow
+
+from tasks.augmentation import augment_data, train_mlm
+from tasks.data import check_labels, prepare_corpus, prepare_data, resolve_sources
+from tasks.distillation import distill_general, distill_layers, distill_logits, fine_tune_teacher, train_baseline
+from tasks.evaluation import evaluate_models
+from tasks.publishing import export_student, publish_model
+from tasks.run import RunSummary, open_run
+from tinybert.config import DistillConfig
+
+
+def planned(config: DistillConfig) -> int:
+    """How many stages a run will have."""
+    optional = [
+        config.needs_corpus,
+        config.mlm.enabled,
+        not config.teacher.fine_tuned,
+        config.student.source is None,
+        config.augment.enabled,
+        config.layers.enabled,
+        config.baseline.enabled,
+        config.publish.enabled,
+    ]
+    always = ["sources", "prepare", "labels", "logits", "export", "evaluate"]
+    return len(always) + sum(optional)
+
+
+@flow(name="distill", flow_run_name="{config.name}")
+def distill(config: DistillConfig) -> RunSummary:
+    """Distil a BERT teacher into a TinyBERT student for one task.
+
+    Args:
+        config: What to distil, and how. Only a name, the data and the teacher are required.
+    """
+    with open_run(config, config.name, planned(config)) as run:
+        found = run(resolve_sources, config)
+        data = run(prepare_data, found.data, found.validation, config.data).dataset
+
+        corpus = adapted = None
+        if found.corpus is not None:
+            corpus = run(prepare_corpus, found.corpus, found.teacher, config.corpus).corpus
+        if corpus is not None and config.mlm.enabled:
+            adapted = run(train_mlm, corpus, found.teacher, config.mlm).model
+        base = adapted if adapted is not None and config.mlm.adapt_teacher else found.teacher
+
+        teacher = base
+        if not config.teacher.fine_tuned:
+            teacher = run(fine_tune_teacher, data, base, config.fine_tune).model
+        run(check_labels, data, teacher)
+
+        student = found.student
+        if student is None:
+            learnt = corpus if config.general_is_run else None
+            student = run(distill_general, learnt, base, config.student, config.layer_map, config.general).model
+
+        train, steps = data, 0
+        if config.augment.enabled:
+            train = run(augment_data, data, adapted or found.teacher, found.vectors, config.augment).dataset
+        if config.layers.enabled:
+            layers = run(distill_layers, train, teacher, student, config.layer_map, config.layers)
+            student, steps = layers.model, int(layers.metrics["steps"])
+        logits = run(distill_logits, train, teacher, student, config.logits)
+        steps += int(logits.metrics["steps"])
+        model = run(export_student, data, logits.model).model
+
+        baseline = None
+        if config.baseline.enabled:
+            optim, selection = config.logits.optim, config.logits.selection
+            baseline = run(train_baseline, data, model, optim, selection, config.baseline, steps).model
+        evaluated = run(evaluate_models, data, teacher, model, baseline, config.evaluate)
+
+        registered = None
+        if config.publish.enabled:
+            published = run(publish_model, config.publish.name or config.name, model, evaluated.metrics)
+            registered = f"{published.name} version {published.version}"
+        return run.summarise(config.name, model, evaluated.report, registered)
+
+
+if __name__ == "__main__":
+    from flows.command import main
+
+    main(distill, DistillConfig)

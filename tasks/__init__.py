@@ -1,0 +1,1 @@
+"""The pipeline's effects: object storage, tracking, accelerator slots, retries and caching."""

@@ -1,0 +1,71 @@
+"""Tasks that make data: the sources of a run, the task data set, the corpus."""
+
+import json
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel, ConfigDict
+
+from tasks import sources
+from tasks.policy import RETRIES, cpu_stage, is_transient
+from tasks.stage import run_stage
+from tinybert.checks import check_models, check_teacher_labels
+from tinybert.config import CorpusConfig, DataConfig, DistillConfig
+from tinybert.refs import CorpusResult, DatasetRef, DatasetResult, ModelRef, SourceRef, VectorsRef
+
+
+class Sources(BaseModel):
+    """Everything a run reads from outside, pinned to its content."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: SourceRef
+    teacher: ModelRef
+    validation: SourceRef | None = None
+    student: ModelRef | None = None
+    corpus: SourceRef | None = None
+    vectors: VectorsRef | None = None
+
+
+@task(
+    name="sources",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=is_transient,
+)
+def resolve_sources(config: DistillConfig) -> Sources:
+    """Find and pin every source, and hold the form against the models' shapes. Needs no accelerator."""
+    student = sources.pin(config.student.source, ModelRef) if config.student.source else None
+    found = Sources(
+        data=sources.pin(config.data.source, SourceRef),
+        validation=sources.pin(config.data.validation_source, SourceRef) if config.data.validation_source else None,
+        teacher=sources.pin(config.teacher.source, ModelRef),
+        student=student,
+        corpus=sources.pin(config.corpus.source, SourceRef) if config.corpus.source and config.needs_corpus else None,
+        vectors=sources.pin(config.augment.vectors, VectorsRef)
+        if config.augment.vectors and config.augment.enabled
+        else None,
+    )
+    check_models(config, sources.local(found.teacher), sources.local(student) if student else None)
+    return found
+
+
+@task(name="labels", cache_policy=NO_CACHE)
+def check_labels(data: DatasetRef, teacher: ModelRef) -> None:
+    """Hold the teacher's labels against the data's, before anything is distilled from it. Needs no accelerator."""
+    manifest = json.loads((sources.local(data) / "manifest.json").read_text())
+    check_teacher_labels(sources.local(teacher), manifest["labels"])
+
+
+@cpu_stage("prepare")
+def prepare_data(source: SourceRef, validation: SourceRef | None, config: DataConfig) -> DatasetResult:
+    """Clean, label and split the rows of the task."""
+    return run_stage("prepare", DatasetResult, source=source, validation=validation, config=config)
+
+
+@cpu_stage("corpus")
+def prepare_corpus(source: SourceRef, tokenizer: ModelRef, config: CorpusConfig) -> CorpusResult:
+    """Tokenise and pack the corpus."""
+    return run_stage("corpus", CorpusResult, source=source, tokenizer=tokenizer, config=config)

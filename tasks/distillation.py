@@ -1,0 +1,70 @@
+"""Tasks that train: the teacher, the general student, both parts of task distillation, the baseline."""
+
+from tasks.policy import gpu_stage
+from tasks.stage import run_stage
+from tinybert.config import (
+    BaselineConfig,
+    FineTuneConfig,
+    GeneralConfig,
+    LayersConfig,
+    LogitsConfig,
+    MapConfig,
+    OptimConfig,
+    SelectionConfig,
+    StudentConfig,
+)
+from tinybert.refs import CorpusRef, DatasetRef, ModelRef, ModelResult
+
+
+@gpu_stage("fine_tune")
+def fine_tune_teacher(data: DatasetRef, teacher: ModelRef, config: FineTuneConfig) -> ModelResult:
+    """Fine-tune the teacher on the task. Needs one accelerator slot."""
+    return run_stage("fine_tune", ModelResult, data=data, teacher=teacher, config=config)
+
+
+@gpu_stage("general")
+def distill_general(
+    corpus: CorpusRef | None, teacher: ModelRef, student: StudentConfig, layer_map: MapConfig, config: GeneralConfig
+) -> ModelResult:
+    """Distil a pretrained teacher into a general student on plain text. Needs one accelerator slot."""
+    return run_stage(
+        "general", ModelResult, corpus=corpus, teacher=teacher, student=student, layer_map=layer_map, config=config
+    )
+
+
+@gpu_stage("layers")
+def distill_layers(
+    data: DatasetRef, teacher: ModelRef, student: ModelRef, layer_map: MapConfig, config: LayersConfig
+) -> ModelResult:
+    """Distil the fine-tuned teacher's layers. Needs one accelerator slot."""
+    return run_stage(
+        "layers", ModelResult, data=data, teacher=teacher, student=student, layer_map=layer_map, config=config
+    )
+
+
+@gpu_stage("logits")
+def distill_logits(data: DatasetRef, teacher: ModelRef, student: ModelRef, config: LogitsConfig) -> ModelResult:
+    """Distil the fine-tuned teacher's predictions. Needs one accelerator slot."""
+    return run_stage("logits", ModelResult, data=data, teacher=teacher, student=student, config=config)
+
+
+@gpu_stage("baseline")
+def train_baseline(
+    data: DatasetRef,
+    student: ModelRef,
+    optim: OptimConfig,
+    selection: SelectionConfig,
+    config: BaselineConfig,
+    steps: int,
+) -> ModelResult:
+    """Train the student's shape on hard labels alone. Needs one accelerator slot."""
+    return run_stage(
+        "baseline",
+        ModelResult,
+        data=data,
+        student=student,
+        optim=optim,
+        selection=selection,
+        config=config,
+        steps=steps,
+    )

@@ -1,0 +1,137 @@
+"""What all stage tasks have in common: cache key, retries, results, accelerator slots."""
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import CachePolicy
+from prefect.concurrency.sync import concurrency
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel
+
+from tasks.settings import settings
+from tinybert.digest import file_digest, json_digest
+from tinybert.errors import TransientError
+from tinybert.refs import Ref
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = "tinybert"
+DECLARATIONS = {"tinybert", "tinybert.config", "tinybert.form", "tinybert.errors", "tinybert.refs", "tinybert.cli"}
+"""Modules that compute nothing: what they contribute to a stage reaches its key through the inputs."""
+RETRIES = 3
+
+
+def stage_module(stage: str) -> str:
+    """Module of a stage."""
+    return f"{PACKAGE}.stages.{stage}"
+
+
+def stage_key(stage: str, inputs: dict[str, Any]) -> str:
+    """Digest of everything a stage's output depends on: its inputs and the text of the modules it runs.
+
+    A `Ref` counts by its digest, not its place; the store counts because results point into it.
+    """
+    plain = {name: _plain(value) for name, value in inputs.items()}
+    sources = {name: file_digest(path) for name, path in sorted(source_modules(stage_module(stage)).items())}
+    return f"{stage}-{json_digest([plain, sources, settings().store])}"
+
+
+def source_modules(module: str) -> dict[str, Path]:
+    """Our own modules that a module imports, directly or through others, with their files; none is imported here."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in DECLARATIONS:
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        waiting += _imports(found[name])
+    return found
+
+
+def _imports(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == PACKAGE and _is_module(name)]
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # `from module import function`
+        return False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return value.digest
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+@dataclass
+class StageCachePolicy(CachePolicy):
+    """Prefect's cache key of a stage task."""
+
+    stage: str = ""
+
+    def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: Any, **_: Any) -> str:
+        """The stage key; the flow run has no part in it."""
+        return stage_key(self.stage, inputs)
+
+
+def is_transient(_: Any, __: Any, state: Any) -> bool:
+    """Retry what is the world's fault, and nothing else: bad input stays bad."""
+    try:
+        state.result()
+    except TransientError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def cpu_stage(stage: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A stage task that needs no accelerator slot."""
+    return functools.partial(_stage_task, stage=stage)
+
+
+def gpu_stage(stage: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A stage task that occupies one accelerator slot while it runs."""
+    return lambda function: _stage_task(_in_slot(function), stage=stage)
+
+
+def _in_slot(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def occupied(*args: P.args, **kwargs: P.kwargs) -> R:
+        with concurrency(settings().slots, occupy=1, strict=True):
+            return function(*args, **kwargs)
+
+    return occupied
+
+
+def _stage_task(function: Callable[P, R], stage: str) -> Task[P, R]:
+    decorate: Callable[[Callable[P, R]], Task[P, R]] = task(
+        name=stage,
+        cache_policy=StageCachePolicy(stage=stage),
+        persist_result=True,
+        result_serializer="json",
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(backoff_factor=5),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=is_transient,
+    )
+    return decorate(function)

@@ -1,0 +1,30 @@
+"""Where this installation keeps things: from the environment, never from a run's form."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Environment variables with defaults that need no server; see docs/operations.md."""
+
+    model_config = SettingsConfigDict(env_prefix="TINYBERT_", frozen=True, use_attribute_docstrings=True)
+
+    store: str = "file:build/store"
+    """TINYBERT_STORE: root of the object store, `file:/path` or `s3://bucket/prefix` (AWS_* variables apply)."""
+    work: Path = Path("build/work")
+    """TINYBERT_WORK: local directory for running stages, their checkpoints, and what is fetched."""
+    experiment: str = "tinybert"
+    """TINYBERT_EXPERIMENT: MLflow experiment."""
+    tracking_uri: str = Field("sqlite:///build/mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
+    """MLFLOW_TRACKING_URI: MLflow server, or a SQLite file."""
+    slots: str = "accelerator"
+    """TINYBERT_SLOTS: Prefect concurrency limit that accelerator stages occupy, one slot each."""
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,69 @@
+"""Finding what a source URI names, wherever it is: files and hubs, the object store, the model registry."""
+
+import fnmatch
+from pathlib import Path
+from typing import TypeVar
+
+from tasks.connections import store, tracker
+from tasks.settings import settings
+from tasks.store import fetch_source, is_stored
+from tinybert.digest import content_digest, files_digest, list_files
+from tinybert.refs import ModelRef, Ref
+from tinybert.sources import HUB_FILES, Kind, check_pin, parse, resolve
+
+R = TypeVar("R", bound=Ref)
+
+
+def pin(uri: str, kind: type[R]) -> R:
+    """Resolve a source and take its digest, so that what later stages read is what was meant now.
+
+    Raises:
+        SourceError: It does not exist, cannot be read, or is not what its URI pins.
+        StoreError: The object store refuses.
+        TransientError: A hub, a store or the registry does not answer.
+    """
+    source = parse(uri)
+    if source.scheme == "models":
+        name, _, version = source.location.replace("@", "/").rpartition("/")
+        place, digest = tracker().find_model(name, version)
+    else:
+        path = _fetch(uri, _hub_kind(kind))
+        digest = _digest(path, source.scheme, _hub_kind(kind))
+        place = f"file:{path.resolve()}" if source.scheme == "file" else uri.partition("#")[0]
+    check_pin(source, digest)
+    return kind(uri=place, digest=digest)
+
+
+def local(ref: Ref) -> Path:
+    """A ref's content as a local, read-only directory or file, checked against its digest.
+
+    Raises:
+        SourceError: A source is no longer what it was when it was pinned.
+        IntegrityError: A stored artifact was altered.
+    """
+    if is_stored(ref.uri):
+        return store().get(Ref(uri=ref.uri, digest=ref.digest))
+    kind = _hub_kind(type(ref))
+    path = _fetch(ref.uri, kind)
+    source = parse(f"{ref.uri}#sha256={ref.digest}")
+    check_pin(source, _digest(path, source.scheme, kind))
+    return path
+
+
+def _fetch(uri: str, kind: Kind) -> Path:
+    if parse(uri).scheme == "s3":
+        return fetch_source(uri.partition("#")[0], settings().work / "fetched")
+    return resolve(uri, kind)
+
+
+def _digest(path: Path, scheme: str, kind: Kind) -> str:
+    """A hub's cache may hold more than we ask for (another program's files); only ours count."""
+    if scheme != "hub":
+        return content_digest(path)
+    entries = list_files(path)
+    wanted = {name: e for name, e in entries.items() if any(fnmatch.fnmatch(name, p) for p in HUB_FILES[kind])}
+    return files_digest(wanted)
+
+
+def _hub_kind(kind: type[Ref]) -> Kind:
+    return "model" if issubclass(kind, ModelRef) else "dataset"

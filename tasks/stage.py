@@ -1,0 +1,108 @@
+"""What surrounds every stage, once: fetch and verify, track, keep checkpoints, upload, close truthfully."""
+
+import importlib
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from prefect.runtime import flow_run, task_run
+from pydantic import BaseModel
+
+from tasks import sources
+from tasks.connections import store, tracker
+from tasks.policy import stage_key, stage_module
+from tasks.settings import settings
+from tasks.tracked_run import TrackedRun
+from tinybert.errors import StoreError
+from tinybert.refs import Ref, StageResult
+
+T = TypeVar("T", bound=StageResult)
+
+
+class OpenStage:
+    """A stage in progress: its inputs as local paths, its output directory, its MLflow run."""
+
+    def __init__(self, name: str, inputs: dict[str, Any], directory: Path, run: TrackedRun) -> None:
+        self.name, self.inputs, self.out, self.run = name, inputs, directory / "out", run
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir(parents=True)
+
+    def compute(self) -> dict[str, float]:
+        """Run the stage's function on the inputs; refs become local paths, everything else stays.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        importlib.import_module("tinybert.libraries").quiet()
+        stage = importlib.import_module(stage_module(self.name))
+        arguments = {k: sources.local(v) if isinstance(v, Ref) else v for k, v in self.inputs.items()}
+        try:
+            metrics: dict[str, float] = stage.run(**arguments, out=self.out, on_metrics=self.run.log_metrics)
+        except OSError as error:
+            raise StoreError(f"{self.name}: {error.strerror or error}; free space or set TINYBERT_WORK") from error
+        return metrics
+
+    def finish(self, result: type[T], metrics: dict[str, float]) -> T:
+        """Upload the output and wrap its ref as the stage's result."""
+        field, ref = next((n, f.annotation) for n, f in result.model_fields.items() if n != "metrics")
+        assert ref is not None
+        stored = store().put(field, self.out)
+        self.run.set_tags({"output.uri": stored.uri, "output.digest": stored.digest})
+        for picture in [*self.out.glob("*.png"), *self.out.glob("*.md"), *self.out.glob("manifest.json")]:
+            self.run.log_file(picture)
+        return result(metrics=metrics, **{field: ref(uri=stored.uri, digest=stored.digest)})
+
+
+@contextmanager
+def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
+    """Open a stage. Its directory, with the checkpoints in `resume/`, is named after its inputs and its code.
+
+    So a retry, or a new run after a kill, continues at the last checkpoint; success removes the directory, and two
+    runs that want the same stage at once take turns.
+    """
+    directory = settings().work / stage_key(name, inputs)
+    directory.mkdir(parents=True, exist_ok=True)
+    run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
+    with FileLock(f"{directory}.lock"):
+        try:
+            run.log_config(_Inputs(values={k: v for k, v in inputs.items() if not isinstance(v, Ref)}))
+            for role, ref in inputs.items():
+                if isinstance(ref, Ref):
+                    run.log_input(ref, role)
+            yield OpenStage(name, inputs, directory, run)
+        except BaseException as error:
+            run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            shutil.rmtree(directory / "out", ignore_errors=True)
+            raise
+        run.close("FINISHED")
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run_stage(name: str, result: type[T], **inputs: Any) -> T:
+    """Open a stage, compute, upload.
+
+    Args:
+        name: Of the stage; its module is `tinybert.stages.<name>`.
+        result: Class of the result; its one ref field names the kind of artifact.
+        **inputs: The arguments of the stage's function: refs, forms, plain values.
+    """
+    with open_stage(name, **inputs) as stage:
+        begun = time.monotonic()
+        metrics = stage.compute()
+        metrics["seconds"] = time.monotonic() - begun
+        stage.run.log_metrics({f"final_{key}": value for key, value in metrics.items()}, 0)
+        return stage.finish(result, metrics)
+
+
+class _Inputs(BaseModel):
+    """A stage's plain inputs, for MLflow's parameters."""
+
+    values: dict[str, Any]
+
+
+def _tags() -> dict[str, str]:
+    return {"prefect.task_run_id": str(task_run.id or ""), "prefect.task_run_name": str(task_run.name or "")}

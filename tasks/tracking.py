@@ -1,0 +1,282 @@
+"""Runs, metrics, data set inputs and the registry; the only user of mlflow.
+
+A tracking outage delays logging and never ends training: what a run has to say is queued and sent when MLflow
+answers; what is left when the run closes goes to a file in the spool directory, from which `Tracker.replay`
+completes it later. Only the registry raises, since publishing without it makes no sense.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tasks import spool as events
+from tasks.spool import Artifact, Close, Event, Input, Metrics, Outage, Params, Start, Tags
+from tasks.tracked_run import TrackedRun
+from tinybert.errors import InputError, SourceError, TransientError
+
+log = logging.getLogger(__name__)
+
+FLOW_TAG, STAGE_TAG = "tinybert.flow_run", "tinybert.stage_run"
+PARENT_TAG = "mlflow.parentRunId"
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+"""Error codes of what MLflow will never accept, as opposed to not now."""
+
+
+class Tracker:
+    """One experiment of one MLflow. Building it needs no network, and imports mlflow only when it is used.
+
+    Raises:
+        InputError: The tracking URI or the experiment's name can be seen to be wrong.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, spool: Path, flush_seconds: float = 5.0) -> None:
+        if not experiment.strip() or len(experiment) > 500:
+            raise InputError(f"experiment {experiment[:40]!r}: found {len(experiment)} characters; give 1 to 500")
+        self.uri, self.artifacts = _checked(tracking_uri)
+        self.experiment, self.spool, self.flush_seconds = experiment, spool, flush_seconds
+        self.outage = Outage()
+        self._experiments: dict[str, str] = {}
+
+    def start_flow(self, flow_run: str, name: str, tags: dict[str, str]) -> TrackedRun:
+        """The parent run of a flow run. It is found again, and re-opened, when the flow is retried."""
+        start = Start(experiment=self.experiment, flow_run=flow_run, name=name, tags=events.allowed_tags(tags))
+        return TrackedRun(self, start)
+
+    def start_stage(self, flow_run: str, name: str, tags: dict[str, str]) -> TrackedRun:
+        """A new child of the flow run's parent, which is created where nobody has done so yet."""
+        key, tags = uuid.uuid4().hex, events.allowed_tags(tags)
+        start = Start(experiment=self.experiment, flow_run=flow_run, stage=key, name=name, tags=tags)
+        return TrackedRun(self, start)
+
+    def replay(self) -> int:
+        """Tell MLflow what earlier outages left in the spool directory; how many runs were completed."""
+        completed = failed = 0
+        for file in events.waiting(self.spool):
+            if failed == 3:  # one file may be at fault itself; three say that MLflow is
+                break
+            with events.claimed(file) as mine:
+                if not mine:
+                    continue
+                done = self._replay(file)
+                completed, failed = completed + done, failed + (not done)
+        return completed
+
+    def _replay(self, file: Path) -> bool:
+        found = events.read(file)
+        if found is None:
+            log.warning("%s is damaged from its first line on; renamed to .damaged and not replayed", file)
+            file.rename(file.with_suffix(".damaged"))
+            return False
+        done = TrackedRun(self, *found).flush(insist=True)
+        if done:
+            file.unlink()
+        return done
+
+    def register(self, name: str, uri: str, digest: str, run: TrackedRun | None, tags: dict[str, str]) -> str:
+        """The version, new or known, of the registered model with this digest; aliased `challenger`.
+
+        Raises:
+            InputError: MLflow refuses the name, the tags or the URI (a server takes no local path).
+            TransientError: MLflow does not answer.
+        """
+        with _answering(f"registering {name!r}"):
+            known = (str(v.version) for v in self._versions(name) if v.tags.get("digest") == digest)
+            version = next(known, None)
+            if version is None:
+                self._ensure_model(name)
+                tags = {**events.allowed_tags(tags), "uri": uri, "digest": digest}
+                run_id = run.run_id if run else None
+                version = str(self.client.create_model_version(name, uri, run_id, tags=tags).version)
+            self.client.set_registered_model_alias(name, "challenger", version)
+        return version
+
+    def find_model(self, name: str, version_or_alias: str) -> tuple[str, str]:
+        """URI and digest of models:/name/3 or models:/name@alias.
+
+        Raises:
+            SourceError: There is no such model, version or alias, or this pipeline did not register it.
+            TransientError: MLflow does not answer.
+        """
+        with _answering(f"looking up model {name!r}"):
+            versions = {str(v.version): v.tags for v in self._versions(name)}
+            aliases = self.client.get_registered_model(name).aliases if versions else {}
+        found = versions.get(str(aliases.get(version_or_alias, version_or_alias)))
+        if found is None:
+            raise SourceError(
+                f"models:/{name}: found no version or alias {version_or_alias!r}; known versions: "
+                f"{', '.join(sorted(versions, key=int)) or 'none'}; known aliases: "
+                f"{', '.join(sorted(aliases)) or 'none'}"
+            )
+        if not {"uri", "digest"} <= found.keys():
+            raise SourceError(
+                f"models:/{name}: {version_or_alias!r} has no tags uri and digest, so this pipeline "
+                "did not publish it; name a version that it published, or the model's own location"
+            )
+        return found["uri"], found["digest"]
+
+    def _versions(self, name: str) -> list[Any]:
+        return list(self.client.search_model_versions(f"name='{name}'"))
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self.client.create_registered_model(name)
+        except Exception as error:
+            if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    @cached_property
+    def client(self) -> Any:
+        """The MlflowClient, quiet and impatient: waiting is done by `Outage`, between training steps."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print the URI's password
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        return MlflowClient(self.uri, registry_uri=self.uri)
+
+    def experiment_id(self, name: str) -> str:
+        """The experiment's id; it is created where it does not exist."""
+        if name not in self._experiments:
+            found = self.client.get_experiment_by_name(name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                raise TransientError(f"experiment {name!r} is deleted; `mlflow experiments restore` brings it back")
+            self._experiments[name] = found.experiment_id if found else self._new_experiment(name)
+        return self._experiments[name]
+
+    def _new_experiment(self, name: str) -> str:
+        try:
+            return str(self.client.create_experiment(name, artifact_location=self.artifacts))
+        except Exception as error:
+            if _code(error) != "RESOURCE_ALREADY_EXISTS":  # somebody was faster
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
+
+    def open_run(self, start: Start, reopen: bool) -> str:
+        """The id of the run that `start` describes, found by its key or created."""
+        tags = dict(start.tags)
+        if start.stage is not None:
+            flow = Start(
+                experiment=start.experiment,
+                flow_run=start.flow_run,
+                name=start.flow_run,
+                tags={},
+                at=start.at,
+            )
+            tags[PARENT_TAG] = self._find(flow) or self._create(flow, {})
+            return self._find(start) or self._create(start, tags)
+        found = self._find(start)
+        if found is None:
+            return self._create(start, tags)
+        self.client.update_run(found, status="RUNNING" if reopen else None, name=start.name)
+        self.tell(found, [Tags(values=tags)])
+        return found
+
+    def _find(self, start: Start) -> str | None:
+        tag, key = _key(start)
+        found = self.client.search_runs(
+            [self.experiment_id(start.experiment)],
+            filter_string=f"tags.`{tag}` = '{key}'",
+            order_by=["attributes.start_time ASC"],
+        )
+        wanted = (run.info.run_id for run in found if start.stage or PARENT_TAG not in run.data.tags)
+        return next(wanted, None)
+
+    def _create(self, start: Start, tags: dict[str, str]) -> str:
+        tag, key = _key(start)
+        experiment = self.experiment_id(start.experiment)
+        run = self.client.create_run(experiment, start.at, tags={**tags, tag: key}, run_name=start.name)
+        return str(run.info.run_id)
+
+    def page(self, experiment: str, run_id: str) -> str | None:
+        """Where a server shows the run; None without a server."""
+        if not self.uri.startswith("http"):
+            return None
+        server = events.without_credentials(self.uri).rstrip("/")
+        return f"{server}/#/experiments/{self.experiment_id(experiment)}/runs/{run_id}"
+
+    def tell(self, run_id: str, batch: list[Event]) -> None:
+        """Send one event, or several of metrics. What MLflow will never accept is dropped with a warning."""
+        try:
+            _send(self.client, run_id, batch)
+        except Exception as error:
+            if _code(error) not in REFUSALS:
+                raise
+            what = type(batch[0]).__name__.lower()
+            log.warning("MLflow refuses %s: %s; dropped", what, events.without_credentials(error)[:500])
+
+
+def _send(client: Any, run_id: str, batch: list[Event]) -> None:
+    """One call of the client for an event, or for several of metrics."""
+    from mlflow import entities
+
+    match batch[0]:
+        case Metrics():
+            told = [e for e in batch if isinstance(e, Metrics)]
+            values = [entities.Metric(k, v, e.at, e.step) for e in told for k, v in e.values.items()]
+            client.log_batch(run_id, metrics=values)
+        case Params(values=params):  # the client splits what is more than MLflow takes at once
+            client.log_batch(run_id, params=[entities.Param(k, v) for k, v in params.items()])
+        case Tags(values=tags):
+            client.log_batch(run_id, tags=[entities.RunTag(k, v) for k, v in tags.items()])
+        case Input(role=role, uri=uri, digest=digest):
+            profile = json.dumps({"sha256": digest})  # MLflow's own digest has 36 characters at most
+            dataset = entities.Dataset(role, digest[:36], uri.partition(":")[0], uri, profile=profile)
+            context = entities.InputTag("mlflow.data.context", role)
+            client.log_inputs(run_id, [entities.DatasetInput(dataset, [context])])
+        case Artifact(path=path, content=content):
+            with tempfile.TemporaryDirectory() as directory:
+                file = Path(directory, Path(path).name)
+                file.write_bytes(content)
+                client.log_artifact(run_id, str(file), str(Path(path).parent) if "/" in path else None)
+        case Close(status=status, at=at):
+            ended = client.get_run(run_id).info.end_time
+            if not ended or ended < at:  # else a later attempt of the flow has closed it
+                client.set_terminated(run_id, status, at)
+
+
+def _key(start: Start) -> tuple[str, str]:
+    return (FLOW_TAG, start.flow_run) if start.stage is None else (STAGE_TAG, start.stage)
+
+
+def _code(error: Exception) -> str | None:
+    return getattr(error, "error_code", None)
+
+
+@contextlib.contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """Sorts MLflow's errors by whose move it is, without the credentials that its messages may quote."""
+    try:
+        yield
+    except Exception as error:
+        message = f"MLflow, {what}: {events.without_credentials(error)[:500]}"
+        if _code(error) in REFUSALS:
+            raise InputError(message) from None
+        raise TransientError(message) from None
+
+
+def _checked(uri: str) -> tuple[str, str | None]:
+    """The tracking URI, for SQLite absolute and with its directory made; and where its artifacts go."""
+    shown = events.without_credentials(uri)
+    if not re.match(r"(https?|sqlite|(postgresql|mysql|mssql)(\+\w+)?)://.", uri):
+        raise InputError(f"tracking URI {shown!r}: use http(s)://host, sqlite:///file or a postgresql:// URI")
+    if not uri.startswith("sqlite"):
+        return uri, None
+    path, _, options = uri.removeprefix("sqlite:///").partition("?")
+    if path in ("", ":memory:") or not uri.startswith("sqlite:///"):
+        raise InputError(f"tracking URI {shown!r} names no file; use sqlite:///relative or sqlite:////absolute")
+    file = Path(path).absolute()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"tracking URI {shown!r}: cannot make {file.parent} ({error.strerror})") from error
+    return f"sqlite:///{file}" + (f"?{options}" if options else ""), (file.parent / "mlartifacts").as_uri()

@@ -1,0 +1,510 @@
+"""The object store, on the file system and on a real S3 server."""
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from botocore.client import BaseClient
+
+from tasks import store as store_module
+from tasks.store import MANIFEST, STAGING, Store, fetch_source, is_stored
+from tinybert.digest import content_digest
+from tinybert.errors import IntegrityError, StoreError, TransientError
+from tinybert.refs import Ref
+
+FILES = {"model.bin": b"\x00\x01\x02" * 1000, "config.json": b"{}", "a/b/vocab.txt": b"[PAD]\n", "empty": b""}
+
+
+class FolderFiles:
+    """The stored files, reached past the store."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def names(self) -> set[str]:
+        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
+
+    def write(self, name: str, body: bytes) -> None:
+        (self.root / name).unlink(missing_ok=True)
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(body)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink()
+
+
+class BucketFiles:
+    """The stored objects, reached past the store."""
+
+    def __init__(self, server, prefix: str):
+        self.client, self.bucket, self.prefix = server.client(), server.bucket, prefix
+
+    def names(self) -> set[str]:
+        listed = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"{self.prefix}/").get("Contents", [])
+        return {item["Key"].removeprefix(f"{self.prefix}/") for item in listed}
+
+    def write(self, name: str, body: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=body)
+
+    def read(self, name: str) -> bytes:
+        return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")["Body"].read()
+
+    def delete(self, name: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
+
+@dataclass
+class Place:
+    store: Store
+    files: FolderFiles | BucketFiles
+
+    def inside(self, ref: Ref) -> str:
+        return ref.uri.removeprefix(f"{self.store.root}/")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Place:
+    return Place(Store(f"file:{tmp_path / 'store'}", tmp_path / "cache"), FolderFiles(tmp_path / "store"))
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, s3) -> Place:
+    prefix = uuid.uuid4().hex
+    return Place(Store(f"s3://{s3.bucket}/{prefix}", tmp_path / "cache"), BucketFiles(s3, prefix))
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest) -> Place:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "model", FILES)
+
+
+def write_files(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, body in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(body)
+    return directory
+
+
+def read_files(directory: Path) -> dict[str, bytes]:
+    paths = [path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
+
+
+def absent_ref(root: str) -> Ref:
+    return Ref(uri=f"{root}/model/{'0' * 64}", digest="0" * 64)
+
+
+def test_round_trip(place: Place, model: Path):
+    ref = place.store.put("model", model)
+    assert ref == Ref(uri=f"{place.store.root}/model/{content_digest(model)}", digest=content_digest(model))
+    assert place.store.holds(ref)
+    assert is_stored(ref.uri)
+    assert read_files(place.store.get(ref)) == FILES
+
+
+def test_a_manifest_of_its_own_does_not_clash(place: Place, model: Path):
+    (model / "manifest.json").write_text("mine")
+    ref = place.store.put("model", model)
+    assert (place.store.get(ref) / "manifest.json").read_text() == "mine"
+    manifest = json.loads(place.files.read(f"{place.inside(ref)}/{MANIFEST}"))
+    assert (manifest["version"], manifest["kind"], manifest["digest"]) == (1, "model", ref.digest)
+    assert manifest["files"].keys() == {*FILES, "manifest.json"}
+
+
+def test_the_same_content_is_one_artifact(place: Place, model: Path, tmp_path: Path):
+    ref = place.store.put("model", model)
+    names = place.files.names()
+    assert place.store.put("model", write_files(tmp_path / "copy", FILES)) == ref
+    assert place.files.names() == names
+    assert len(names) == len(FILES) + 1
+
+
+def test_stored_and_cached_files_are_read_only(place: Place, model: Path):
+    local = place.store.get(place.store.put("model", model))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in local.rglob("*") if path.is_file()} == {0o444}
+
+
+def test_a_file_of_many_parts(bucket: Place, tmp_path: Path):
+    body = os.urandom(20_000_000)
+    ref = bucket.store.put("model", write_files(tmp_path / "big", {"model.bin": body}))
+    assert (bucket.store.get(ref) / "model.bin").read_bytes() == body
+
+
+def test_a_relative_root_survives_a_change_of_directory(tmp_path: Path, model: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store("file:relative", tmp_path / "cache")
+    ref = store.put("model", model)
+    monkeypatch.chdir("/")
+    assert ref.uri.startswith(f"file:{tmp_path}/relative/model/")
+    assert read_files(store.get(ref)) == FILES
+
+
+def test_an_empty_directory_is_refused(place: Place, tmp_path: Path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / ".hidden").write_text("no content")
+    with pytest.raises(StoreError, match="no files in"):
+        place.store.put("model", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("root", ["", "/tmp/x", "file:", "file://host/x", "s3://", "s3:/b/x", "gs://b/x"])
+def test_other_roots_are_refused(root: str, tmp_path: Path):
+    with pytest.raises(StoreError, match=r"file:/path, file:rel or s3://bucket/prefix"):
+        Store(root, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["", "Model", "../model", "a b"])
+def test_other_kinds_are_refused(kind: str, folder: Place, model: Path):
+    with pytest.raises(StoreError, match="kind"):
+        folder.store.put(kind, model)
+
+
+def test_a_ref_that_is_absent_or_no_artifact(place: Place):
+    with pytest.raises(StoreError, match=r"/model/0{64}: no such artifact"):
+        place.store.get(absent_ref(place.store.root))
+    assert not place.store.holds(absent_ref(place.store.root))
+    assert not is_stored("hub:bert-base-uncased")
+    with pytest.raises(StoreError, match="hub:bert"):
+        place.store.get(Ref(uri="hub:bert", digest="0" * 64))
+    with pytest.raises(StoreError, match="expected"):
+        place.store.get(Ref(uri=absent_ref(place.store.root).uri, digest="1" * 64))
+
+
+def test_a_crash_before_the_manifest_leaves_no_artifact(place: Place, model: Path, monkeypatch):
+    def crash(*args: object) -> None:
+        raise RuntimeError("crash")
+
+    def crash_at_manifest(self, operation: str, arguments: dict):
+        if operation == "PutObject" and arguments["Key"].endswith(MANIFEST):
+            uploaded.append(sorted(place.files.names()))
+            crash()
+        return call(self, operation, arguments)
+
+    uploaded: list[list[str]] = []
+    call = BaseClient._make_api_call
+    ref = Ref(uri=f"{place.store.root}/model/{content_digest(model)}", digest=content_digest(model))
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "fsync", crash)
+        patch.setattr("botocore.client.BaseClient._make_api_call", crash_at_manifest)
+        with pytest.raises(RuntimeError, match="crash"):
+            place.store.put("model", model)
+    assert [len(names) for names in uploaded] == [len(FILES)] * isinstance(place.files, BucketFiles)
+    assert not place.store.holds(ref)
+    with pytest.raises(StoreError, match="no such artifact"):
+        place.store.get(ref)
+    assert place.store.put("model", model) == ref
+    assert read_files(place.store.get(ref)) == FILES
+
+
+def test_a_folder_without_its_manifest_is_replaced(folder: Place, model: Path):
+    ref = folder.store.put("model", model)
+    folder.files.delete(f"{folder.inside(ref)}/{MANIFEST}")
+    folder.files.write(f"{folder.inside(ref)}/stray", b"")
+    assert not folder.store.holds(ref)
+    folder.store.put("model", model)
+    assert read_files(folder.store.get(ref)) == FILES
+
+
+@pytest.mark.parametrize("body", [b"\x00\x01\x03" * 1000, b"\x00\x01\x02" * 999], ids=["altered", "truncated"])
+def test_an_altered_or_truncated_file_is_detected(place: Place, model: Path, body: bytes):
+    ref = place.store.put("model", model)
+    place.files.write(f"{place.inside(ref)}/model.bin", body)
+    found, expected = content_digest(write_files(model, {"other": body}) / "other"), content_digest(model / "model.bin")
+    with pytest.raises(IntegrityError, match=rf"{ref.uri}: model\.bin: .*{found}.*expected.*{expected}"):
+        place.store.get(ref)
+
+
+def test_a_missing_file_is_detected(place: Place, model: Path):
+    ref = place.store.put("model", model)
+    place.files.delete(f"{place.inside(ref)}/a/b/vocab.txt")
+    with pytest.raises(IntegrityError, match=r"a/b/vocab\.txt: found no file"):
+        place.store.get(ref)
+
+
+def test_an_added_file_is_detected(folder: Place, model: Path):
+    ref = folder.store.put("model", model)
+    folder.files.write(f"{folder.inside(ref)}/added", b"")
+    with pytest.raises(IntegrityError, match=r"added: .* expected no file"):
+        folder.store.get(ref)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside", "a//b", ".hidden", "a/.."])
+def test_a_manifest_cannot_name_files_outside(place: Place, model: Path, name: str, tmp_path: Path):
+    ref = place.store.put("model", model)
+    key = f"{place.inside(ref)}/{MANIFEST}"
+    manifest = json.loads(place.files.read(key))
+    manifest["files"][name] = manifest["files"]["config.json"]
+    place.files.write(key, json.dumps(manifest).encode())
+    with pytest.raises(IntegrityError, match="wrong at"):
+        place.store.get(ref)
+    assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"version": 2, "kind": "model", "digest": "", "files": {}}'])
+def test_an_unreadable_manifest_is_refused(place: Place, model: Path, text: bytes):
+    ref = place.store.put("model", model)
+    place.files.write(f"{place.inside(ref)}/{MANIFEST}", text)
+    with pytest.raises(IntegrityError, match=ref.uri):
+        place.store.get(ref)
+
+
+def test_a_manifest_of_other_content_is_refused(place: Place, model: Path, tmp_path: Path):
+    ref = place.store.put("model", model)
+    other = place.store.put("model", write_files(tmp_path / "other", {"x": b"1"}))
+    manifest = place.files.read(f"{place.inside(other)}/{MANIFEST}")
+    place.files.write(f"{place.inside(ref)}/{MANIFEST}", manifest)
+    with pytest.raises(IntegrityError, match=f"has digest {other.digest}, expected {ref.digest}"):
+        place.store.get(ref)
+
+
+def test_the_cache_is_used_while_intact_and_mended_when_altered(bucket: Place, model: Path, monkeypatch):
+    ref = bucket.store.put("model", model)
+    local = bucket.store.get(ref)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        assert bucket.store.get(ref) == local
+    (local / "config.json").chmod(0o644)
+    (local / "config.json").write_text("[]")
+    assert read_files(bucket.store.get(ref)) == FILES
+    assert not list(local.parent.glob(f"{STAGING}*"))
+
+
+def test_a_file_that_changes_meanwhile_is_not_stored(place: Place, model: Path, monkeypatch):
+    listed = store_module.list_files
+
+    def list_then_change(directory: Path):
+        entries = listed(directory)
+        (model / "config.json").write_text("[1]")
+        return entries
+
+    monkeypatch.setattr(store_module, "list_files", list_then_change)
+    with pytest.raises(IntegrityError, match=r"while it was stored: config\.json"):
+        place.store.put("model", model)
+    assert not any(name.endswith(MANIFEST) for name in place.files.names())
+
+
+def test_concurrent_writers_make_one_artifact(place: Place, model: Path):
+    with ThreadPoolExecutor(8) as pool:
+        refs = set(pool.map(lambda _: place.store.put("model", model), range(8)))
+    assert len(refs) == 1
+    assert len(place.files.names()) == len(FILES) + 1
+    assert read_files(place.store.get(refs.pop())) == FILES
+
+
+def test_concurrent_readers_share_the_cache(bucket: Place, model: Path):
+    ref = bucket.store.put("model", model)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: bucket.store.get(ref), range(4)))
+    assert len(found) == 1
+    assert read_files(found.pop()) == FILES
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_while_putting_leaves_nothing(folder: Place, model: Path, monkeypatch, code: int):
+    copied = []
+
+    def copy_until_full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:2])
+        copied.append(target)
+        if len(copied) == 3:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store_module.shutil, "copyfile", copy_until_full)
+    with pytest.raises(StoreError, match=r"disk full while writing .*free space or change the root") as caught:
+        folder.store.put("model", model)
+    assert folder.store.root in str(caught.value)
+    assert len(copied) == 3
+    assert list((folder.files.root / "model").iterdir()) == []
+
+
+def test_a_full_disk_while_getting_leaves_nothing(bucket: Place, model: Path, monkeypatch):
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    ref = bucket.store.put("model", model)
+    monkeypatch.setattr("s3transfer.utils.OSUtils.rename_file", full)
+    with pytest.raises(StoreError, match=f"disk full while writing {bucket.store.cache}"):
+        bucket.store.get(ref)
+    assert list((bucket.store.cache / "model").iterdir()) == []
+
+
+def put_and_kill(place: Place, model: Path) -> None:
+    """Puts in another process and kills that one when the files, but not the manifest, are written."""
+    script = """
+import sys, time
+from pathlib import Path
+from tasks import store
+
+def halfway(*args):
+    verify(*args)
+    print("halfway", flush=True)
+    time.sleep(60)
+
+verify, store._verify = store._verify, halfway
+store.Store(sys.argv[1], Path(sys.argv[2])).put("model", Path(sys.argv[3]))
+"""
+    command = [sys.executable, "-c", script, place.store.root, str(place.store.cache), str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"halfway\n"
+        process.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_writer_leaves_nothing_visible(place: Place, model: Path):
+    put_and_kill(place, model)
+    ref = Ref(uri=f"{place.store.root}/model/{content_digest(model)}", digest=content_digest(model))
+    assert not place.store.holds(ref)
+    assert place.store.put("model", model) == ref
+    assert read_files(place.store.get(ref)) == FILES
+
+
+def test_what_a_killed_writer_left_is_swept_after_a_day(folder: Place, model: Path, tmp_path: Path):
+    put_and_kill(folder, model)
+    [left] = (folder.files.root / "model").iterdir()
+    assert left.name.startswith(STAGING)
+    folder.store.put("model", write_files(tmp_path / "other", {"x": b"1"}))
+    assert left.exists()
+    os.utime(left, (time.time() - 25 * 3600,) * 2)
+    folder.store.put("model", model)
+    assert not left.exists()
+
+
+def every_call(root: str, model: Path, tmp_path: Path) -> list:
+    store = Store(root, tmp_path / "cache")
+    return [
+        lambda: store.put("model", model),
+        lambda: store.get(absent_ref(root)),
+        lambda: store.holds(absent_ref(root)),
+        lambda: fetch_source(f"{root}/source.txt", tmp_path / "cache"),
+        lambda: fetch_source(f"{root}/sources/", tmp_path / "cache"),
+    ]
+
+
+def chain(error: BaseException | None) -> str:
+    """Every message a traceback would show."""
+    return "" if error is None else f"{error!r} {error} {chain(error.__cause__ or error.__context__)}"
+
+
+@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, StoreError, "set AWS_ACCESS_KEY_ID and AWS_S"),
+        ({"AWS_SECRET_ACCESS_KEY": None}, StoreError, "S3 credentials missing"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, StoreError, "access refused"),
+        ({"AWS_ACCESS_KEY_ID": "wrong-key"}, StoreError, "access refused"),
+        ({"AWS_PROFILE": "no-such-profile"}, StoreError, "wrong AWS settings"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, TransientError, "no answer"),
+    ],
+    ids=["no credentials", "half of them", "wrong secret", "wrong key", "no profile", "server down"],
+)
+def test_failures_are_sorted(settings, error, message, call, s3, model, tmp_path, monkeypatch):
+    for name, value in settings.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    root = f"s3://{s3.bucket}/failures"
+    with pytest.raises(error, match=message) as caught:
+        every_call(root, model, tmp_path)[call]()
+    assert root in str(caught.value)
+    for secret in (s3.secret_key, "wrong-secret", s3.access_key, "wrong-key"):
+        assert secret not in chain(caught.value)
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 4])
+def test_no_such_bucket(call: int, s3, model: Path, tmp_path: Path):
+    with pytest.raises(StoreError, match=r"s3://nobucket/x/.*: no such bucket; create it or change the root|x/model"):
+        every_call("s3://nobucket/x", model, tmp_path)[call]()
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout")])
+def test_a_busy_server_is_worth_a_retry(status: int, code: str, bucket: Place, model: Path, monkeypatch):
+    def busy(self, operation: str, arguments: dict):
+        answer = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise store_module.aws.ClientError(answer, operation)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", busy)
+    with pytest.raises(TransientError, match=f"S3 is busy .{status} {code}"):
+        bucket.store.put("model", model)
+
+
+def test_an_upload_that_is_refused_halfway(bucket: Place, model: Path, monkeypatch):
+    monkeypatch.setattr(store_module._Bucket, "read_manifest", lambda self: None)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    with pytest.raises(StoreError, match=r"access refused.*403 SignatureDoesNotMatch"):
+        bucket.store.put("model", model)
+
+
+def test_a_secret_in_a_root_is_not_shown(tmp_path: Path):
+    with pytest.raises(StoreError) as caught:
+        Store("s3://key:hunter2/x@bucket/prefix", tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def downloads(monkeypatch) -> list[str]:
+    """The keys that were really downloaded."""
+    keys: list[str] = []
+    fetch = store_module._Bucket.fetch_version
+
+    def counted(self, cache: Path, key: str, tag: str, size: int) -> Path:
+        known = len(list(cache.glob("*"))) if cache.is_dir() else 0
+        path = fetch(self, cache, key, tag, size)
+        if len(list(cache.glob("*"))) > known:
+            keys.append(key.rpartition("/")[2])
+        return path
+
+    monkeypatch.setattr(store_module._Bucket, "fetch_version", counted)
+    return keys
+
+
+def test_fetch_an_object(bucket: Place, tmp_path: Path, downloads: list[str]):
+    uri, cache = f"{bucket.store.root}/rows.csv", tmp_path / "cache"
+    for body, expected in [(b"a,b", 1), (b"a,b", 1), (b"a,c", 2)]:
+        bucket.files.write("rows.csv", body)
+        path = fetch_source(uri, cache)
+        assert (path.name, path.read_bytes()) == ("rows.csv", body)
+        assert len(downloads) == expected
+
+
+def test_fetch_a_prefix(bucket: Place, tmp_path: Path, downloads: list[str]):
+    uri, cache = f"{bucket.store.root}/corpus/", tmp_path / "cache"
+    for name in ("one.txt", "two.txt", "deep/three.txt", ".hidden"):
+        bucket.files.write(f"corpus/{name}", name.encode())
+    bucket.files.write("corpus-of-others/x", b"")
+    first = fetch_source(uri, cache)
+    assert first.name == "corpus"
+    assert read_files(first) == {name: name.encode() for name in ("one.txt", "two.txt", "deep/three.txt")}
+    assert fetch_source(uri, cache) == first
+    assert sorted(downloads) == ["one.txt", "three.txt", "two.txt"]
+    bucket.files.write("corpus/two.txt", b"TWO.txt")
+    bucket.files.delete("corpus/one.txt")
+    second = fetch_source(uri, cache)
+    assert read_files(second) == {"two.txt": b"TWO.txt", "deep/three.txt": b"deep/three.txt"}
+    assert downloads[3:] == ["two.txt"]
+
+
+@pytest.mark.parametrize("name", ["absent", "absent/", "..", "a/../"])
+def test_fetch_what_is_not_there(name: str, bucket: Place, tmp_path: Path):
+    with pytest.raises(StoreError, match="no such object"):
+        fetch_source(f"{bucket.store.root}/{name}", tmp_path / "cache")
+
+
+def test_fetch_from_elsewhere(tmp_path: Path):
+    with pytest.raises(StoreError, match=r"use s3://bucket/key or s3://bucket/prefix/"):
+        fetch_source("file:/etc/hosts", tmp_path)

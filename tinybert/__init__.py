@@ -1,0 +1,1 @@
+"""Distils a BERT teacher into a TinyBERT student: pure functions of directories, no orchestrator."""

@@ -1,0 +1,147 @@
+"""What can be known to fail from the models' own files, before any accelerator time is spent. No torch here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tinybert.config import DistillConfig
+from tinybert.digest import json_digest
+from tinybert.errors import ModelError, SourceError
+from tinybert.layer_map import map_layers
+
+HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """`config.json` of a model directory.
+
+    Raises:
+        SourceError: There is none, or it is not JSON.
+    """
+    path = directory / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SourceError(f"{directory}: no config.json; is this a Hugging Face model directory?") from None
+    except ValueError as error:
+        raise SourceError(f"{path}: not JSON ({error})") from None
+    return config
+
+
+def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> None:
+    """Hold the form against the teacher's shape, and against the general student's where one is given.
+
+    Raises:
+        ConfigError: The layer map does not fit the teacher.
+        ModelError: Heads differ, a copied start needs other widths, or the vocabularies differ.
+        SourceError: A directory is no model.
+    """
+    taught_by = read_model_config(teacher)
+    shape = _shape(read_model_config(student)) if student else config.student.model_dump()
+    where = "student.source" if student else "student"
+    map_layers(config.layer_map, shape["layers"], taught_by["num_hidden_layers"])
+    if config.layer_map.attention_weight and shape["heads"] != taught_by["num_attention_heads"]:
+        raise ModelError(
+            f"{where}.heads: found {shape['heads']}; the attention loss needs as many heads as the teacher has, "
+            f"{taught_by['num_attention_heads']} (or set layer_map.attention_weight to 0)"
+        )
+    if student:
+        check_same_vocabulary(student, teacher)
+    elif config.student.start == "teacher":
+        _check_copyable(shape, _shape(taught_by))
+    _check_length(config, taught_by)
+    if config.augment.enabled and not config.mlm.enabled and not has_mlm_head(teacher):
+        raise ModelError(
+            "augment.enabled is true, but the teacher has no masked language modelling head to propose words with; "
+            "set mlm.enabled to true (and name a corpus), or augment.enabled to false"
+        )
+
+
+def has_mlm_head(directory: Path) -> bool:
+    """Whether a saved model holds a masked language modelling head, by the names of its weights alone.
+
+    Raises:
+        ModelError: The directory has no safetensors weights, or unreadable ones.
+    """
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    try:
+        if single.is_file():
+            with safe_open(single, "numpy") as weights:
+                names = list(weights.keys())
+        else:
+            names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except FileNotFoundError:
+        raise ModelError(
+            f"{directory} has neither {single.name} nor {index.name}; save the model with save_pretrained"
+        ) from None
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"the weights in {directory} cannot be read ({error}); fetch the model again") from error
+    return any(name.startswith(HEAD_KEYS) for name in names)
+
+
+def check_same_vocabulary(student: Path, teacher: Path) -> None:
+    """Student and teacher must read the same token ids.
+
+    Raises:
+        ModelError: The vocabularies differ; the message gives their sizes.
+    """
+    own, other = _vocabulary(student), _vocabulary(teacher)
+    if json_digest(own) != json_digest(other):
+        raise ModelError(
+            f"vocabulary of the student ({len(own)} entries) differs from the teacher's ({len(other)}); "
+            "distillation compares token by token, so choose a student with the teacher's tokenizer"
+        )
+
+
+def check_teacher_labels(teacher: Path, labels: list[str]) -> None:
+    """A teacher that is already fine-tuned must name the data's labels, in the data's order.
+
+    Raises:
+        ModelError: Both lists, and what to change.
+    """
+    names = read_model_config(teacher).get("id2label") or {}
+    taught = [names[key] for key in sorted(names, key=int)]
+    if taught == labels:
+        return
+    found = f"the data has {len(labels)} ({', '.join(labels)}), the teacher {len(taught)} ({', '.join(taught)})"
+    if sorted(taught) == sorted(labels):
+        raise ModelError(f"labels stand in another order: {found}; set data.labels to the teacher's order")
+    more = "more classes in the data than the teacher has" if len(labels) > len(taught) else "labels differ"
+    raise ModelError(f"{more}: {found}; choose a teacher of this task, or set teacher.fine_tuned to false")
+
+
+def _shape(model: dict[str, Any]) -> dict[str, int]:
+    return {
+        "layers": model["num_hidden_layers"],
+        "hidden": model["hidden_size"],
+        "ffn": model["intermediate_size"],
+        "heads": model["num_attention_heads"],
+    }
+
+
+def _check_copyable(student: dict[str, int], teacher: dict[str, int]) -> None:
+    for width in ("hidden", "ffn", "heads"):
+        if student[width] != teacher[width]:
+            raise ModelError(
+                f"student.{width}: found {student[width]}; student.start 'teacher' copies layers, which needs the "
+                f"teacher's {teacher[width]} (or set student.start to random)"
+            )
+
+
+def _check_length(config: DistillConfig, teacher: dict[str, Any]) -> None:
+    positions = teacher.get("max_position_embeddings", config.data.max_length)
+    if config.data.max_length > positions:
+        raise ModelError(f"data.max_length: found {config.data.max_length}; the teacher reads at most {positions}")
+
+
+def _vocabulary(directory: Path) -> Any:
+    tokenizer = directory / "tokenizer.json"
+    if tokenizer.is_file():
+        vocabulary = json.loads(tokenizer.read_text())["model"]["vocab"]
+        return vocabulary if isinstance(vocabulary, dict) else [entry[0] for entry in vocabulary]
+    listed = directory / "vocab.txt"
+    if listed.is_file():
+        return {word: index for index, word in enumerate(listed.read_text().splitlines())}
+    raise SourceError(f"{directory}: no tokenizer.json or vocab.txt; a model needs its tokenizer beside it")

@@ -1,0 +1,339 @@
+"""What a run can be asked to do: one class per box of the Prefect form, one `DistillConfig` for the whole.
+
+A field's docstring is what the form shows: meaning, unit, effect of raising it. What depends on the teacher's own
+shape cannot be checked here; `tinybert.checks` does it before any accelerator time is spent.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tinybert.form import Form
+
+PIN = r"^(hub|file|s3|package|models):.+$"
+
+
+class OptimConfig(Form):
+    """How one stage trains."""
+
+    epochs: int = Field(3, ge=1, le=1000)
+    """Passes over the training rows."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps at most; the run ends at whichever comes first, epochs or steps. Empty: epochs alone."""
+    batch_size: int = Field(32, ge=1, le=4096)
+    """Rows (or packed sequences) per optimizer step. Raising it needs more memory and fewer steps."""
+    accumulation: int = Field(1, ge=1, le=1024)
+    """Slices a batch is computed in: same gradient, less memory."""
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up, then falling to 0 in a straight line."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of all steps over which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    """AdamW's weight decay; biases and layer norms are exempt."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients longer than this are scaled down to it."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or plain fp32. auto: bf16 where the hardware multiplies it natively."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between the checkpoints a killed run resumes from, where no evaluation writes one anyway."""
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Order of rows, dropout and new weights follow from it."""
+
+    @model_validator(mode="after")
+    def _slices_divide(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}; choose one that does"
+            )
+        return self
+
+
+class SelectionConfig(Form):
+    """How the best checkpoint of a stage is chosen, always on the validation split."""
+
+    metric: Literal["accuracy", "f1_macro"] = "accuracy"
+    """Higher is better."""
+    evaluations_per_epoch: int = Field(1, ge=1, le=100)
+    """More evaluations find the best point more exactly and cost time."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations without improvement after which training stops. Empty: never early."""
+
+
+class DataConfig(Form):
+    """The labelled rows of the task."""
+
+    source: str = Field(pattern=PIN)
+    """Training rows: hub:owner/name@revision, file:/path, s3://bucket/key, package:module/path."""
+    validation_source: str | None = Field(None, pattern=PIN)
+    """Validation rows. Empty: the source's own validation split, or a part of its rows."""
+    text: str = "text"
+    """Column of the (first) sentence."""
+    text_pair: str | None = None
+    """Column of the second sentence, for pair tasks."""
+    label: str = "label"
+    """Column of the label, by name or by number."""
+    labels: list[str] = []
+    """Label names in order. Needed where the column holds numbers without names; empty: taken from the data."""
+    where: dict[str, str] = {}
+    """Only rows whose columns hold these values, e.g. {"source": "reviews"}."""
+    rows: int | None = Field(None, ge=2)
+    """Training rows at most, sampled per label. Empty: all."""
+    validation_rows: int | None = Field(None, ge=2)
+    """Validation rows at most, sampled per label. Empty: all."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of rows split off (seeded, per label) where no validation split exists."""
+    leaks: Literal["remove", "refuse"] = "remove"
+    """Texts that stand in both splits: remove them from training, or refuse the data."""
+    max_length: int = Field(128, ge=8, le=512)
+    """Tokens per example, special tokens included; longer ones are cut. Time and memory grow with it."""
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Which rows are sampled and split off."""
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise ValueError(f"labels {self.labels}: give at least two names, each once")
+        return self
+
+
+class TeacherConfig(Form):
+    """The model to distil."""
+
+    source: str = Field(pattern=PIN)
+    """A BERT encoder: hub:owner/name@revision, file:/directory, s3://..., package:module/path, models:/name@alias."""
+    fine_tuned: bool = False
+    """The source already classifies this task: it is used as it is, not fine-tuned again."""
+
+
+class StudentConfig(Form):
+    """Shape and beginning of the student. The default shape is the paper's TinyBERT4."""
+
+    source: str | None = Field(None, pattern=PIN)
+    """An existing general student to start from; it then sets the shape, and general distillation is skipped."""
+    layers: int = Field(4, ge=1, le=48)
+    """Transformer layers (M in the paper). Cost and size grow in proportion."""
+    hidden: int = Field(312, ge=2, le=8192)
+    """Width of the hidden states; a multiple of heads."""
+    ffn: int = Field(1200, ge=1, le=65536)
+    """Width inside the feed-forward part."""
+    heads: int = Field(12, ge=1, le=128)
+    """Attention heads. The attention loss needs as many as the teacher has."""
+    start: Literal["random", "teacher"] = "random"
+    """Weights before general distillation: random, or copied from the mapped teacher layers (same widths only)."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}; choose one that is")
+        return self
+
+
+class MapConfig(Form):
+    """Which teacher layer each student layer learns from, and how the parts of the loss weigh."""
+
+    strategy: Literal["uniform", "top", "bottom", "explicit"] = "uniform"
+    """uniform: every N/M-th teacher layer, the paper's choice; top or bottom: the last or first M; explicit: a list."""
+    explicit: list[int] = []
+    """Teacher layers (1 is the first) for student layers 1..M, rising; only with strategy explicit."""
+    projection: Literal["per_layer", "shared"] = "per_layer"
+    """Where widths differ: one learnt projection from student to teacher width per layer, or one for all."""
+    attention_weight: float = Field(1.0, ge=0)
+    """Weight of the attention loss (eq. 7 of the paper)."""
+    hidden_weight: float = Field(1.0, ge=0)
+    """Weight of the hidden state loss (eq. 8)."""
+    embedding_weight: float = Field(1.0, ge=0)
+    """Weight of the embedding loss (eq. 9)."""
+
+    @model_validator(mode="after")
+    def _explicit_fits(self) -> Self:
+        if (self.strategy == "explicit") != bool(self.explicit):
+            raise ValueError(f"explicit {self.explicit} with strategy {self.strategy!r}; give both or neither")
+        if self.explicit != sorted(set(self.explicit)) or (self.explicit and self.explicit[0] < 1):
+            raise ValueError(f"explicit {self.explicit}: teacher layers must rise and start at 1 or later")
+        if not self.attention_weight + self.hidden_weight + self.embedding_weight:
+            raise ValueError("attention_weight, hidden_weight and embedding_weight are all 0; nothing is learnt")
+        return self
+
+
+class CorpusConfig(Form):
+    """Plain text for masked language modelling and general distillation."""
+
+    source: str | None = Field(None, pattern=PIN)
+    """Text file(s), or a table with a text column. Needed by mlm and general."""
+    text: str = "text"
+    """Column of the text where the source is a table."""
+    where: dict[str, str] = {}
+    """Only rows whose columns hold these values."""
+    strip_markup: bool = False
+    """Take out HTML and XML tags."""
+    length: int = Field(128, ge=8, le=512)
+    """Tokens per packed sequence, special tokens included."""
+    sequences: int | None = Field(None, ge=1)
+    """Packed sequences at most, from the beginning of the text. Empty: all."""
+
+
+class MlmConfig(Form):
+    """Masked language modelling of the encoder: adapts it to the corpus, and grows a head where there is none."""
+
+    enabled: bool = False
+    """Off: the teacher's own head proposes words for augmentation."""
+    adapt_teacher: bool = False
+    """On: fine-tuning and general distillation start from the adapted encoder instead of the given one."""
+    masked: float = Field(0.15, gt=0, lt=1)
+    """Share of tokens to predict; of these 80% become the mask, 10% another token, 10% stay."""
+    optim: OptimConfig = OptimConfig(epochs=1, learning_rate=1e-4)
+    """Training."""
+
+
+class FineTuneConfig(Form):
+    """Fine-tuning of the teacher."""
+
+    floor: float = Field(0.05, ge=0, le=1)
+    """The run stops where validation accuracy is not this far (0.05: 5 points) above always naming the majority."""
+    optim: OptimConfig = OptimConfig(learning_rate=3e-5)
+    """Training."""
+    selection: SelectionConfig = SelectionConfig(patience=2)
+    """Best checkpoint."""
+
+
+class GeneralConfig(Form):
+    """General distillation: the student learns the pretrained teacher's states on plain text."""
+
+    enabled: bool = True
+    """Off: task distillation starts from the student's starting weights."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-4)
+    """Training."""
+
+
+class AugmentConfig(Form):
+    """Data augmentation by Algorithm 1 of the paper."""
+
+    enabled: bool = True
+    """Off: task distillation sees the original rows only."""
+    vectors: str | None = Field(None, pattern=PIN)
+    """Word vectors (GloVe) for words of several pieces. Empty: such words stay."""
+    copies: int = Field(20, ge=1, le=100)
+    """Augmented copies per row (N). Time of both distillation stages grows in proportion."""
+    candidates: int = Field(15, ge=1, le=100)
+    """Words to choose from per position (K)."""
+    probability: float = Field(0.4, gt=0, le=1)
+    """Chance that an eligible word is replaced (p)."""
+    masking: Literal["grouped", "each"] = "grouped"
+    """each: one masked word per forward pass; grouped: several far-apart words per pass, several times faster."""
+    batch_tokens: int = Field(8192, ge=512)
+    """Tokens per forward pass. Raising it needs more memory."""
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Which words are replaced and by what."""
+
+
+class LayersConfig(Form):
+    """Task distillation, first part: the Transformer and embedding losses."""
+
+    enabled: bool = True
+    """Off: only the prediction loss is distilled."""
+    optim: OptimConfig = OptimConfig(epochs=20)
+    """Training."""
+
+
+class LogitsConfig(Form):
+    """Task distillation, second part: the prediction loss."""
+
+    temperature: float = Field(1.0, gt=0, le=100)
+    """Softens teacher and student (t in eq. 10). The paper finds 1 best."""
+    hard_weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the loss that is cross entropy with the data's own labels."""
+    optim: OptimConfig = OptimConfig(learning_rate=3e-5)
+    """Training."""
+    selection: SelectionConfig = SelectionConfig()
+    """Best checkpoint."""
+
+
+class BaselineConfig(Form):
+    """The student's shape trained without distillation, to show what distillation is worth."""
+
+    enabled: bool = True
+    """Off: the table has no baseline."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    """Peak learning rate; a random start bears a higher one than a pretrained one."""
+
+
+class EvaluateConfig(Form):
+    """Comparison of teacher, student and baseline on the validation split."""
+
+    batch_size: int = Field(64, ge=1, le=4096)
+    """Rows per forward pass when scoring."""
+    latency_runs: int = Field(100, ge=3, le=10_000)
+    """Timed single-sentence predictions per model, interleaved between the models."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """CPU threads while timing. Empty: torch's default."""
+
+
+class PublishConfig(Form):
+    """Registration of the exported student."""
+
+    enabled: bool = True
+    """Off: the student is exported and evaluated, but no model version is registered."""
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
+    """Registered model. Empty: the run's name."""
+
+
+class DistillConfig(Form):
+    """Everything one distillation run needs to know."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Name of the task, in runs, artifacts and the registry."""
+    data: DataConfig
+    """Labelled rows."""
+    teacher: TeacherConfig
+    """The model to distil."""
+    student: StudentConfig = StudentConfig()
+    """Shape of the student."""
+    layer_map: MapConfig = MapConfig()
+    """Which teacher layer teaches which student layer."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Plain text."""
+    mlm: MlmConfig = MlmConfig()
+    """Masked language modelling."""
+    fine_tune: FineTuneConfig = FineTuneConfig()
+    """Fine-tuning of the teacher."""
+    general: GeneralConfig = GeneralConfig()
+    """General distillation."""
+    augment: AugmentConfig = AugmentConfig()
+    """Data augmentation."""
+    layers: LayersConfig = LayersConfig()
+    """Task distillation, intermediate layers."""
+    logits: LogitsConfig = LogitsConfig()
+    """Task distillation, predictions."""
+    baseline: BaselineConfig = BaselineConfig()
+    """The same student without distillation."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Comparison."""
+    publish: PublishConfig = PublishConfig()
+    """Registration."""
+
+    @model_validator(mode="after")
+    def _boxes_agree(self) -> Self:
+        if self.corpus.source is None and self.needs_corpus:
+            box = "mlm" if self.mlm.enabled else "general"
+            raise ValueError(f"{box}.enabled is true but corpus.source is empty; name a corpus or set it to false")
+        if self.layer_map.explicit and len(self.layer_map.explicit) != self.student.layers:
+            raise ValueError(
+                f"layer_map.explicit has {len(self.layer_map.explicit)} entries but student.layers is "
+                f"{self.student.layers}; give one teacher layer per student layer"
+            )
+        if self.mlm.adapt_teacher and (not self.mlm.enabled or self.teacher.fine_tuned):
+            raise ValueError(
+                "mlm.adapt_teacher is true, which needs mlm.enabled true and teacher.fine_tuned false; "
+                f"found {self.mlm.enabled} and {self.teacher.fine_tuned}"
+            )
+        return self
+
+    @property
+    def general_is_run(self) -> bool:
+        """General distillation has something to do: it is on, and no general student was given."""
+        return self.general.enabled and self.student.source is None
+
+    @property
+    def needs_corpus(self) -> bool:
+        """Some stage reads plain text."""
+        return self.mlm.enabled or self.general_is_run

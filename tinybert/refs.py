@@ -1,0 +1,83 @@
+"""Handles that travel between tasks instead of tensors and paths, and the results that carry them.
+
+Tasks hand on a `Ref`, never a whole result: seconds and run ids would change the cache key of every later stage.
+The classes are concrete because a generic one does not survive Prefect's JSON serializer.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Ref(BaseModel):
+    """A directory or file: where it is, and the digest of its content.
+
+    The URI points into the object store, or is a source (`hub:`, `file:`, `package:` ...) that anybody can
+    resolve again; the digest is checked on every read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class SourceRef(Ref):
+    """Raw material a user named: rows, text."""
+
+
+class DatasetRef(Ref):
+    """A prepared task data set (`tinybert.data`)."""
+
+
+class CorpusRef(Ref):
+    """A tokenised, packed corpus (`tinybert.corpus`)."""
+
+
+class VectorsRef(Ref):
+    """Word vectors (`tinybert.vectors`)."""
+
+
+class ModelRef(Ref):
+    """A Hugging Face model directory with its tokenizer."""
+
+
+class ReportRef(Ref):
+    """A directory with the comparison table and its pictures."""
+
+
+class StageResult(BaseModel):
+    """What every stage returns: its final metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: dict[str, float] = {}
+
+
+class DatasetResult(StageResult):
+    """A stage that made a task data set."""
+
+    dataset: DatasetRef
+
+
+class CorpusResult(StageResult):
+    """A stage that made a corpus."""
+
+    corpus: CorpusRef
+
+
+class ModelResult(StageResult):
+    """A stage that made a model."""
+
+    model: ModelRef
+
+
+class ReportResult(StageResult):
+    """A stage that compared models."""
+
+    report: ReportRef
+
+
+class PublishResult(StageResult):
+    """A registered model version."""
+
+    name: str
+    version: str

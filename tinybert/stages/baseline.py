@@ -1,0 +1,59 @@
+"""The student's shape from random weights on labels alone: what the same steps give without distillation."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+
+from tinybert.cli import main
+from tinybert.config import BaselineConfig, OptimConfig, SelectionConfig
+from tinybert.data import TaskData
+from tinybert.models import load_tokenizer, save
+from tinybert.scoring import device
+from tinybert.supervised import SupervisedLearner, validation_of
+from tinybert.training import OnMetrics, TextCollator, train, with_lengths
+
+MOST_EPOCHS = 1000
+"""Epochs at most; the steps are what bounds the training."""
+
+
+def run(
+    *,
+    data: Path,
+    student: Path,
+    optim: OptimConfig,
+    selection: SelectionConfig,
+    config: BaselineConfig,
+    steps: int,
+    out: Path,
+    on_metrics: OnMetrics,
+) -> dict[str, float]:
+    """Train the baseline.
+
+    Args:
+        data: Prepared task data set, not augmented.
+        student: Student whose shape, labels and tokenizer are taken; its weights are not.
+        optim: The student's own prediction-phase training: batch size, warm-up, decay, seed.
+        selection: Metric that chooses the checkpoint.
+        config: Learning rate.
+        steps: Optimizer steps, as many as the student's task distillation took.
+        out: Directory to write: the classifier with its best weights, and the tokenizer.
+        on_metrics: Points of the curves.
+
+    Returns:
+        steps, loss, validation scores of the chosen checkpoint, seconds.
+    """
+    set_seed(optim.seed)
+    task, tokenizer = TaskData(data), load_tokenizer(student)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(student)).to(device())
+    validation = validation_of(model, tokenizer, task, selection)
+    rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
+    changes = {"steps": steps, "epochs": MOST_EPOCHS, "learning_rate": config.learning_rate}
+    learner, resume = SupervisedLearner(model), out.with_name("resume")
+    optim = optim.model_copy(update=changes)
+    metrics = train("baseline", learner, rows, collate, optim, resume, on_metrics, validation)
+    save(model, tokenizer, out, task.max_length)
+    return metrics
+
+
+if __name__ == "__main__":
+    main(run)

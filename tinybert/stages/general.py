@@ -1,0 +1,53 @@
+"""General distillation: a student learns the states of the pretrained teacher on plain text."""
+
+from pathlib import Path
+
+from tinybert.cli import main
+from tinybert.config import GeneralConfig, MapConfig, StudentConfig
+from tinybert.corpus import Corpus, collate_packed
+from tinybert.distillation import StateLearner
+from tinybert.layer_map import map_layers
+from tinybert.models import load_encoder, load_tokenizer, save
+from tinybert.student import build_student
+from tinybert.training import OnMetrics, train
+
+
+def run(
+    *,
+    teacher: Path,
+    student: StudentConfig,
+    layer_map: MapConfig,
+    config: GeneralConfig,
+    out: Path,
+    on_metrics: OnMetrics,
+    corpus: Path | None = None,
+) -> dict[str, float]:
+    """Make a general student.
+
+    Args:
+        teacher: Pretrained encoder, not fine-tuned.
+        student: Shape and starting weights.
+        layer_map: Which teacher layer teaches which student layer, and the weights of the losses.
+        config: Training; where it is not enabled, the student is written as it starts.
+        out: Directory to write: the student encoder, its projections, and the tokenizer.
+        on_metrics: Points of the curves.
+        corpus: Packed corpus (`tinybert.corpus`).
+
+    Returns:
+        steps, loss and its terms over the last logged steps, seconds; empty where nothing was trained.
+    """
+    encoder = load_encoder(teacher)
+    mapped = map_layers(layer_map, student.layers, encoder.config.num_hidden_layers)
+    model = build_student(student, teacher, mapped, config.optim.seed)
+    learner = StateLearner(model, encoder, mapped, layer_map)
+    metrics: dict[str, float] = {}
+    if config.enabled and corpus is not None:
+        rows, resume = Corpus(corpus).rows(), out.with_name("resume")
+        metrics = train("general", learner, rows, collate_packed, config.optim, resume, on_metrics)
+    save(model, load_tokenizer(teacher), out, max_length=None)
+    learner.projections.save(out)
+    return metrics
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,42 @@
+"""Training a sequence classifier on labels: the teacher's fine-tuning, and the baseline's only lesson."""
+
+from functools import partial
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinybert.config import SelectionConfig
+from tinybert.data import TaskData
+from tinybert.metrics import classification_scores
+from tinybert.scoring import predict
+from tinybert.training import Learner, Validation
+
+
+class SupervisedLearner(Learner):
+    """Cross entropy with the data's labels."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The loss alone."""
+        labels_B = batch.pop("labels")
+        return {"loss": F.cross_entropy(self.model(**batch).logits.float(), labels_B)}
+
+
+def validation_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, selection: SelectionConfig
+) -> Validation:
+    """Scores of a classifier on the validation split."""
+    rows = data.rows("validation")
+    return Validation(partial(_score, model, tokenizer, rows, data.max_length), selection)
+
+
+def _score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_length: int
+) -> dict[str, float]:
+    return classification_scores(predict(model, tokenizer, rows, max_length), np.asarray(rows["label"]))
