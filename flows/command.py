@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from tasks.local import ensure_slots, local_settings, speak
+from tasks.local import local_settings, speak
 from tasks.run import RunSummary
 from tinybert.cli import describe_fields, fail, merge, parse_assignments, validated
 from tinybert.errors import ConfigError, InputError, TransientError
@@ -51,9 +51,8 @@ def main(flow: Callable[[Any], RunSummary], form: type[Form], arguments: Sequenc
     try:
         values = preset(given.preset) if given.preset else {}
         config = validated(form, merge(values, parse_assignments(given.set)))
+        speak()
         with local_settings():
-            ensure_slots()
-            speak()
             summary = flow(config)
     except InputError as error:
         fail(error)
@@ -106,7 +105,7 @@ def where(summary: RunSummary) -> list[str]:
         f"model:    {summary.model_directory}",
         *([f"registry: {summary.registered}"] if summary.registered else []),
         "predict:  from transformers import pipeline",
-        f"          pipeline('text-classification', model='{summary.model_directory}')('...')",
+        f"          pipeline('text-classification', model='{summary.model_directory}', truncation=True)('...')",
     ]
 
 

@@ -21,9 +21,8 @@ def planned(config: DistillConfig) -> int:
         config.augment.enabled,
         config.layers.enabled,
         config.baseline.enabled,
-        config.publish.enabled,
     ]
-    always = ["sources", "prepare", "labels", "logits", "export", "evaluate"]
+    always = ["prepare", "logits", "export", "evaluate"]
     return len(always) + sum(optional)
 
 
@@ -35,7 +34,7 @@ def distill(config: DistillConfig) -> RunSummary:
         config: What to distil, and how. Only a name, the data and the teacher are required.
     """
     with open_run(config, config.name, planned(config)) as run:
-        found = run(resolve_sources, config)
+        found = run.always(resolve_sources, config)
         data = run(prepare_data, found.data, found.validation, config.data).dataset
 
         corpus = adapted = None
@@ -48,14 +47,14 @@ def distill(config: DistillConfig) -> RunSummary:
         teacher = base
         if not config.teacher.fine_tuned:
             teacher = run(fine_tune_teacher, data, base, config.fine_tune).model
-        run(check_labels, data, teacher)
+        run.always(check_labels, data, teacher)
 
         student = found.student
         if student is None:
             learnt = corpus if config.general_is_run else None
             student = run(distill_general, learnt, base, config.student, config.layer_map, config.general).model
 
-        train, steps = data, 0
+        train, shape, steps = data, student, 0
         if config.augment.enabled:
             train = run(augment_data, data, adapted or found.teacher, found.vectors, config.augment).dataset
         if config.layers.enabled:
@@ -68,12 +67,12 @@ def distill(config: DistillConfig) -> RunSummary:
         baseline = None
         if config.baseline.enabled:
             optim, selection = config.logits.optim, config.logits.selection
-            baseline = run(train_baseline, data, model, optim, selection, config.baseline, steps).model
+            baseline = run(train_baseline, data, shape, optim, selection, config.baseline, steps).model
         evaluated = run(evaluate_models, data, teacher, model, baseline, config.evaluate)
 
         registered = None
         if config.publish.enabled:
-            published = run(publish_model, config.publish.name or config.name, model, evaluated.metrics)
+            published = run.always(publish_model, config.publish.name or config.name, model, evaluated.metrics)
             registered = f"{published.name} version {published.version}"
         return run.summarise(config.name, model, evaluated.report, registered)
 

@@ -1,14 +1,17 @@
 """Running without any server: Prefect's own temporary one, its state beside the store, quiet and readable."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
-from prefect.logging.handlers import APILogHandler
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -22,6 +25,8 @@ from prefect.settings import (
 from tasks.connections import store
 from tasks.settings import settings
 
+logger = logging.getLogger("tinybert")
+
 HOME = Path("build/prefect")
 """Prefect's database of runs made without a server."""
 
@@ -30,7 +35,8 @@ HOME = Path("build/prefect")
 def local_settings() -> Iterator[None]:
     """Inside, Prefect works without a server unless one is configured (PREFECT_API_URL, or a profile).
 
-    Cached results lie in the store they point into: who deletes the store deletes them with it.
+    Cached results lie in the store they point into: who deletes the store deletes them with it. Local runs of one
+    directory take turns, by a lock that ends with its process.
     """
     if PREFECT_API_URL.value():
         yield
@@ -45,29 +51,51 @@ def local_settings() -> Iterator[None]:
         PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
     }
     HOME.mkdir(parents=True, exist_ok=True)
-    with temporary_settings(changes):
+    with _alone(), temporary_settings(changes):
+        _end_orphans()
+        _free_slots()
         yield
 
 
-def ensure_slots() -> None:
-    """Create the accelerator slots, one, where nobody has defined them yet; an existing limit stays as it is."""
+@contextmanager
+def _alone() -> Iterator[None]:
+    lock = FileLock(HOME / "run.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("another run is in progress in this directory; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _end_orphans() -> None:
+    """End the temporary servers of runs that were killed here: nobody else will."""
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            is_server = any("prefect.server.api.server" in part for part in process.info["cmdline"] or [])
+            if is_server and process.environ().get("PREFECT_HOME") == str(HOME.resolve()):
+                process.terminate()
+
+
+def _free_slots() -> None:
+    """One accelerator slot, free: a temporary server has no service that frees the slot of a killed run."""
     with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(settings().slots)
-        except ObjectNotFound:
-            client.upsert_global_concurrency_limit_by_name(settings().slots, limit=1)
+        client.upsert_global_concurrency_limit_by_name(settings().slots, limit=1)
+        client.update_global_concurrency_limit(settings().slots, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 def speak() -> None:
     """Our progress lines to the terminal, and to the Prefect UI; of Prefect's own lines only warnings."""
-    logger = logging.getLogger("tinybert")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     if not logger.handlers:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
         logger.handlers = [terminal, APILogHandler()]
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+    for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
-            if not isinstance(handler, APILogHandler):
+            if isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(logging.WARNING)

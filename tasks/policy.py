@@ -3,6 +3,8 @@
 import ast
 import functools
 import importlib.util
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from tinybert.refs import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+logger = logging.getLogger("tinybert")
 
 PACKAGE = "tinybert"
 DECLARATIONS = {"tinybert", "tinybert.config", "tinybert.form", "tinybert.errors", "tinybert.refs", "tinybert.cli"}
@@ -117,8 +121,14 @@ def gpu_stage(stage: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 def _in_slot(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def occupied(*args: P.args, **kwargs: P.kwargs) -> R:
-        with concurrency(settings().slots, occupy=1, strict=True):
-            return function(*args, **kwargs)
+        waiting = threading.Timer(5, logger.info, ["waiting for a free slot of %r", settings().slots])
+        waiting.start()
+        try:
+            with concurrency(settings().slots, occupy=1, strict=True):
+                waiting.cancel()
+                return function(*args, **kwargs)
+        finally:
+            waiting.cancel()
 
     return occupied
 

@@ -72,6 +72,10 @@ class Run:
         logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
         return result
 
+    def always(self, task: Task[..., R], *arguments: Any) -> R:
+        """Run a task that is no stage: it is quick, is never cached, and is not counted."""
+        return task(*arguments)
+
     def summarise(self, name: str, model: ModelRef, report: ReportRef, registered: str | None) -> RunSummary:
         """Collect what the run made, and show it in both UIs."""
         report_directory = sources.local(report)

@@ -58,7 +58,7 @@ def _fetch(uri: str, kind: Kind) -> Path:
 
 def _digest(path: Path, scheme: str, kind: Kind) -> str:
     """A hub's cache may hold more than we ask for (another program's files); only ours count."""
-    if scheme != "hub":
+    if scheme != "hub" or path.is_file():
         return content_digest(path)
     entries = list_files(path)
     wanted = {name: e for name, e in entries.items() if any(fnmatch.fnmatch(name, p) for p in HUB_FILES[kind])}

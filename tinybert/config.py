@@ -32,6 +32,8 @@ class OptimConfig(Form):
     """AdamW's weight decay; biases and layer norms are exempt."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients longer than this are scaled down to it."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Share of activations dropped while training. Empty: the model's own, 0.1 for BERT; 0 saves a quarter on CPUs."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or plain fp32. auto: bf16 where the hardware multiplies it natively."""
     checkpoint_every: int = Field(500, ge=1)
@@ -285,7 +287,7 @@ class DistillConfig(Form):
     data: DataConfig
     """Labelled rows."""
     teacher: TeacherConfig
-    """The model to distil."""
+    """Where the teacher comes from."""
     student: StudentConfig = StudentConfig()
     """Shape of the student."""
     layer_map: MapConfig = MapConfig()
@@ -295,7 +297,7 @@ class DistillConfig(Form):
     mlm: MlmConfig = MlmConfig()
     """Masked language modelling."""
     fine_tune: FineTuneConfig = FineTuneConfig()
-    """Fine-tuning of the teacher."""
+    """Training of the teacher on the task."""
     general: GeneralConfig = GeneralConfig()
     """General distillation."""
     augment: AugmentConfig = AugmentConfig()

@@ -28,14 +28,20 @@ def load_encoder(directory: Path) -> PreTrainedModel:
 
 def load_classifier(directory: Path, labels: list[str] | None = None) -> PreTrainedModel:
     """A sequence classifier; with labels, one with a head for them, new where the directory has none."""
-    options: dict[str, Any] = {}
-    if labels is not None:
-        options = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
-        options["label2id"] = {name: index for index, name in enumerate(labels)}
+    options = {} if labels is None else label_options(labels)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         directory, use_safetensors=True, **options
     )
     return model.to(device())
+
+
+def label_options(labels: list[str]) -> dict[str, Any]:
+    """What a model's config needs to know of its labels."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+    }
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, max_length: int | None) -> None:

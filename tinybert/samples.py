@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, set_seed
 
 GOOD = ("wonderful", "charming", "moving", "brilliant", "funny", "gripping")
@@ -52,15 +51,20 @@ def write_vectors(path: Path) -> None:
                 file.write(f"{word} {' '.join(f'{number:.4f}' for number in numbers)}\n")
 
 
-def write_teacher(directory: Path, layers: int = 4, hidden: int = 32, heads: int = 4, seed: int = 0) -> None:
-    """A BERT with its MLM head and random weights, and a WordPiece tokenizer learnt from the sentences.
+def vocabulary() -> dict[str, int]:
+    """Special tokens, letters, and every word of the sentences but the last of each group."""
+    frames = {word for frame in FRAMES for word in frame.split() if word.isalpha()}
+    words = sorted({*frames, *GOOD[:-1], *BAD[:-1], *THINGS[:-1]})
+    letters = sorted({letter for text, _ in sentences() for letter in text if letter.isalpha()})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "."]
+    pieces += [*letters, *(f"##{letter}" for letter in letters), *(word for word in words if len(word) > 1)]
+    return {piece: number for number, piece in enumerate(pieces)}
 
-    The vocabulary is too small for every word, so that some are cut into pieces.
-    """
+
+def write_teacher(directory: Path, layers: int = 4, hidden: int = 32, heads: int = 4, seed: int = 0) -> None:
+    """A BERT with its MLM head and random weights, and a WordPiece tokenizer that cuts some words into letters."""
     directory.mkdir(parents=True, exist_ok=True)
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    trainer.train_from_iterator([text for text, _ in sentences()], vocab_size=110, show_progress=False)
-    tokenizer = BertTokenizerFast(tokenizer_object=trainer._tokenizer, model_max_length=64)
+    tokenizer = BertTokenizerFast(vocab=vocabulary(), model_max_length=64)
     set_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),

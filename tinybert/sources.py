@@ -29,12 +29,13 @@ HUB_FILES: dict[Kind, list[str]] = {
 """What is downloaded from a hub repository: never pickles or code."""
 
 _GRAMMAR = (
-    "hub:owner/name@revision, file:/path, s3://bucket/key, package:module/path/inside, "
+    "hub:owner/name@revision, hub:owner/name/path/inside@revision, file:/path, s3://bucket/key, "
+    "package:module/path/inside, "
     "models:/name@alias or models:/name/version, each optionally followed by #sha256=<64 hex digits>"
 )
 _NAME = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
 _RULES = {
-    "hub": rf"(?!.*\.\.)(?![^@]*--)(?P<location>{_NAME}(?:/{_NAME})?)(?:@(?P<revision>\w[\w./+-]*))?",
+    "hub": rf"(?!.*\.\.)(?![^@]*--)(?P<location>{_NAME}(?:/{_NAME})*)(?:@(?P<revision>\w[\w./+-]*))?",
     "file": r"(?://(?=/))?(?P<location>(?!//).+)",
     "s3": r"//(?P<location>[A-Za-z0-9][\w.-]+/.+)",
     "package": r"(?P<location>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:/[^/]+)+)/?",
@@ -57,7 +58,7 @@ class Source:
     scheme: str
     """hub, file, s3, package or models."""
     location: str
-    """owner/name, path, bucket/key, module/path/inside, name@alias or name/version."""
+    """owner/name or owner/name/path/inside, path, bucket/key, module/path/inside, name@alias or name/version."""
     revision: str | None
     """Branch, tag or commit of a hub repository; None is main."""
     pin: str | None
@@ -208,14 +209,22 @@ def _download(source: Source, kind: Kind) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     _limit_waiting()
+    repository, inside = _repository(source)
+    wanted = [f"{inside}/{pattern}" for pattern in HUB_FILES[kind]] + [inside] if inside else HUB_FILES[kind]
     try:
         return Path(
-            snapshot_download(source.location, repo_type=kind, revision=source.revision, allow_patterns=HUB_FILES[kind])
+            snapshot_download(repository, repo_type=kind, revision=source.revision, allow_patterns=wanted), inside
         )
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
         # HTTPError is httpx's or httpx2's, by the hub's version; RuntimeError is how hf_xet reports its network.
         # Not chained: the hub's own message quotes addresses, and HF_ENDPOINT may hold a password.
         raise _hub_fault(source, kind, error) from None
+
+
+def _repository(source: Source) -> tuple[str, str]:
+    """Repository and path inside it of a hub source: `owner/name/data/en` is `owner/name` and `data/en`."""
+    parts = source.location.split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:])
 
 
 def _limit_waiting() -> None:
@@ -255,7 +264,7 @@ def _hub_fault(source: Source, kind: Kind, error: BaseException) -> InputError |
     if isinstance(error, errors.RevisionNotFoundError):
         return SourceError(
             f"{source}: the repository has no revision {source.revision or 'main'!r}; name a branch, tag or "
-            f"commit that its page lists under 'Files and versions', as in hub:{source.location}@main"
+            f"commit that its page lists under 'Files and versions', as in hub:{_repository(source)[0]}@main"
         )
     if isinstance(error, errors.HfHubHTTPError):
         return _http_fault(source, error.response.status_code)

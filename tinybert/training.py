@@ -112,6 +112,7 @@ def train(
     """
     steps_per_epoch = math.ceil(len(rows) / optim.batch_size)
     steps = min(optim.epochs * steps_per_epoch, optim.steps or optim.epochs * steps_per_epoch)
+    _set_dropout(learner, optim.dropout)
     arguments = _arguments(optim, steps, steps_per_epoch, resume, rows, validation)
     trainer = _StageTrainer(learner, arguments, rows, collate, validation)
     reporter = _Reporter(what, steps, on_metrics, trainer)
@@ -128,6 +129,13 @@ def train(
         "examples_per_second": output.metrics["train_samples_per_second"],
         **_best_scores(trainer.state),
     }
+
+
+def _set_dropout(learner: Learner, share: float | None) -> None:
+    """Override every dropout of the learner; the saved model's config keeps its own."""
+    for module in learner.modules():
+        if isinstance(module, nn.Dropout) and share is not None:
+            module.p = share
 
 
 def _arguments(

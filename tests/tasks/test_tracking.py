@@ -103,12 +103,19 @@ def test_a_retried_flow_reopens_its_run(tracker):
 
 
 def test_a_stage_without_a_flow_run_creates_it(tracker):
-    stages = [tracker.start_stage("flow-1", "layers", {FLOW_TAG: "flow-1"}) for _ in range(3)]
+    stages = [tracker.start_stage("flow-1", "layers", {}) for _ in range(2)]
     flow = tracker.start_flow("flow-1", "reviews", {"team": "nlp"})
     parents = {tracker.client.get_run(stage.run_id).data.tags[PARENT_TAG] for stage in stages}
     run = tracker.client.get_run(flow.run_id)
     assert parents == {flow.run_id}
     assert (run.info.run_name, run.data.tags["team"], run.data.tags[FLOW_TAG]) == ("reviews", "nlp", "flow-1")
+
+
+def test_a_stage_is_never_taken_for_its_flow(tracker):
+    flow = tracker.start_flow("flow-1", "reviews", {})
+    stage = tracker.start_stage("flow-1", "layers", {FLOW_TAG: "flow-1"})
+    tracker.client.delete_run(flow.run_id)
+    assert tracker.start_flow("flow-1", "reviews", {}).run_id not in (flow.run_id, stage.run_id)
 
 
 def test_900_steps_take_few_calls(tracker, monkeypatch):

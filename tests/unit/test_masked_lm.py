@@ -22,11 +22,11 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from tinybert.checks import has_mlm_head
 from tinybert.errors import ModelError
 from tinybert.masked_lm import (
     MaskedText,
     WordPredictor,
-    has_mlm_head,
     masked_logits,
     max_tokens,
     whole_words,

@@ -28,6 +28,7 @@ MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.b
     ("uri", "expected"),
     [
         ("hub:owner/name", Source("hub", "owner/name", None, None)),
+        ("hub:owner/name/data/en@v1", Source("hub", "owner/name/data/en", "v1", None)),
         ("hub:owner/na.me-1@v1.0", Source("hub", "owner/na.me-1", "v1.0", None)),
         ("hub:name@refs/pr/3", Source("hub", "name", "refs/pr/3", None)),
         (f"hub:o/n@main#sha256={PIN.upper()}", Source("hub", "o/n", "main", PIN)),
@@ -51,7 +52,7 @@ def test_parse(uri, expected):
 @pytest.mark.parametrize(
     "uri",
     [
-        *("", "owner/name", "http://host/x", "hub:", "hub:a/b/c", "hub:a--b/c", "hub:a/..", "hub:a/b@", "hub:.a/b"),
+        *("", "owner/name", "http://host/x", "hub:", "hub:a--b/c", "hub:a/..", "hub:a/b@", "hub:.a/b"),
         *("hub:a/b@../../etc", "hub:a/b@-x", "hub:a/b@v 1", "file:", "file://host/path", "file:/a\nb", "file:/a\0"),
         *("s3:bucket/key", "s3://bucket", "s3://bucket/", "package:module", "package:/etc/passwd", "package:1a/b"),
         *("models:/name", "models:/name/latest", "models:name/3", "models:/a/b@c", "models:/@x"),
@@ -74,7 +75,7 @@ def test_parse_refuses_a_pin_that_is_no_digest(pin):
     "uri",
     [
         f"https://user:{TOKEN}@huggingface.co/owner/name",
-        f"hub:owner/name/{TOKEN}",
+        f"hub:owner//name/{TOKEN}",
         "s3://AKIA:hunter2@bucket",
         "s3://AKIA:hun/ter2@bucket/key",
         "hub:me:hunter2@owner/name/x",
@@ -267,11 +268,13 @@ def cached(home: Path, repository: str, files: dict[str, bytes], ref: str = "mai
 def test_offline_from_the_cache(tmp_path):
     model = cached(tmp_path, "models--owner--name", {"config.json": b"{}", "model.safetensors": b"x"}, ref="v1")
     data = cached(tmp_path, "datasets--rows", {"train.csv": b"a,b"})
+    several = cached(tmp_path, "datasets--owner--several", {"en/train.csv": b"a,b", "zh/train.csv": b"c,d"})
     cached(tmp_path, "models--owner--pickled", {"config.json": b"{}", "pytorch_model.bin": b"x"})
-    named, by_commit, rows, pickled, absent = resolve_elsewhere(
+    named, by_commit, rows, inside, pickled, absent = resolve_elsewhere(
         "model hub:owner/name@v1",
         f"model hub:owner/name@{OLD}",
         "dataset hub:rows@main",
+        "dataset hub:owner/several/zh@main",
         "model hub:owner/pickled",
         "model hub:owner/name",
         home=tmp_path,
@@ -279,6 +282,7 @@ def test_offline_from_the_cache(tmp_path):
     )
     assert named == by_commit == f"path {model}"
     assert rows == f"path {data}"
+    assert inside == f"path {several}/zh"
     assert pickled.startswith("SourceError hub:owner/pickled: found no *.safetensors; only safetensors is read")
     assert absent.startswith(f"SourceError hub:owner/name: offline and not in the cache {tmp_path}/hub")
     assert "unset HF_HUB_OFFLINE" in absent

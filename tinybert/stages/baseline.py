@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, set_see
 from tinybert.cli import main
 from tinybert.config import BaselineConfig, OptimConfig, SelectionConfig
 from tinybert.data import TaskData
-from tinybert.models import load_tokenizer, save
+from tinybert.models import label_options, load_tokenizer, save
 from tinybert.scoring import device
 from tinybert.supervised import SupervisedLearner, validation_of
 from tinybert.training import OnMetrics, TextCollator, train, with_lengths
@@ -31,7 +31,7 @@ def run(
 
     Args:
         data: Prepared task data set, not augmented.
-        student: Student whose shape, labels and tokenizer are taken; its weights are not.
+        student: Student whose shape and tokenizer are taken; its weights are not.
         optim: The student's own prediction-phase training: batch size, warm-up, decay, seed.
         selection: Metric that chooses the checkpoint.
         config: Learning rate.
@@ -44,7 +44,8 @@ def run(
     """
     set_seed(optim.seed)
     task, tokenizer = TaskData(data), load_tokenizer(student)
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(student)).to(device())
+    shape = AutoConfig.from_pretrained(student, **label_options(task.labels))
+    model = AutoModelForSequenceClassification.from_config(shape).to(device())
     validation = validation_of(model, tokenizer, task, selection)
     rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
     changes = {"steps": steps, "epochs": MOST_EPOCHS, "learning_rate": config.learning_rate}

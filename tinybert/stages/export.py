@@ -48,7 +48,7 @@ def _card(task: TaskData) -> str:
         "A TinyBERT student distilled from a BERT teacher (arXiv:1909.10351).\n\n"
         f"Labels: {labels}. At most {task.max_length} tokens. Training data: `data.json`.\n\n"
         "```python\nfrom transformers import pipeline\n"
-        f'pipeline("text-classification", model="PATH_OF_THIS_DIRECTORY")({sample})\n```\n'
+        f'pipeline("text-classification", model="PATH_OF_THIS_DIRECTORY", truncation=True)({sample})\n```\n'
     )
 
 

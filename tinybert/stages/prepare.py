@@ -133,9 +133,8 @@ def _split(rows: list[Row], config: DataConfig) -> tuple[list[Row], list[Row]]:
     if smallest[1] < 2:
         raise DataError(f"label {smallest[0]!r} has one row; two are needed to split off a validation set")
     labels = [row.label for row in rows]
-    train, held_out = train_test_split(
-        rows, test_size=config.validation_share, stratify=labels, random_state=config.seed
-    )
+    count = max(round(config.validation_share * len(rows)), len(set(labels)))
+    train, held_out = train_test_split(rows, test_size=count, stratify=labels, random_state=config.seed)
     return train, held_out
 
 

@@ -1,0 +1,53 @@
+# Everything happens in .venv and build; `make clean` takes both away.
+PYTHON ?= python3.11
+PIP_OPTIONS ?=
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
+export DO_NOT_TRACK ?= 1
+
+.PHONY: help setup quickstart smoke test test-slow lint format bench clean
+
+help:            ## what there is
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
+
+setup: $(INSTALLED) ## make .venv and install everything into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13)' 2>/dev/null \
+	  || { echo "error: $(PYTHON) is not Python 3.11 or 3.12; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+	  --constraint constraints.txt --editable '.[quickstart,dev]'
+	@touch $@
+
+quickstart: setup ## distil a real teacher on real reviews, about ten minutes on two cores
+	@$(BIN)/python -m flows.distill --preset quickstart --json build/quickstart.json
+
+smoke: setup     ## every stage in a minute, on a tiny model made on the spot
+	@$(BIN)/python -m tinybert.samples build/smoke
+	@$(BIN)/python -m flows.distill --preset smoke --json build/smoke.json
+
+test: setup      ## the default test suite
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup ## what is too long for it
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup      ## format, lint, types, imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup    ## mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup     ## measure, and print the tables of benchmarks/results.md
+	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:           ## take away .venv and build
+	rm -rf .venv build

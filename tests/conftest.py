@@ -1,0 +1,76 @@
+"""Settings that keep every test away from the developer's own servers, caches and runs."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported anywhere: one thread computes the same numbers on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", PREFECT_SERVER_ANALYTICS_ENABLED="false")
+
+
+@pytest.fixture(scope="session")
+def smoke_material(tmp_path_factory) -> Path:
+    """Directory with what the smoke preset reads: a tiny real BERT, rows, corpus, vectors."""
+    from tinybert import samples
+    from tinybert.libraries import quiet
+
+    quiet()
+    directory = tmp_path_factory.mktemp("smoke")
+    samples.write(directory)
+    return directory
+
+
+@pytest.fixture
+def nowhere():
+    """A metrics callback that keeps nothing."""
+    return lambda metrics, step: None
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """Prefect with a fresh database, and one accelerator slot."""
+    from prefect.client.orchestration import get_client
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name("accelerator", limit=1)
+        yield
+
+
+@contextlib.contextmanager
+def installation(directory):
+    """Inside, store, work directory, MLflow and Prefect's results lie below a directory."""
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    from tasks import connections, settings
+
+    def forget():
+        settings.settings.cache_clear()
+        connections.store.cache_clear()
+        connections.tracker.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_LOCAL_STORAGE_PATH: directory / "results"}):
+        patch.setenv("TINYBERT_STORE", f"file:{directory}/store")
+        patch.setenv("TINYBERT_WORK", str(directory / "work"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
+        forget()
+        yield directory
+    forget()
+
+
+@pytest.fixture
+def home(prefect_server, tmp_path):
+    """A fresh installation for one test."""
+    with installation(tmp_path) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def shared_home(prefect_server, tmp_path_factory):
+    """One installation for all tests of a module."""
+    with installation(tmp_path_factory.mktemp("installation")) as directory:
+        yield directory

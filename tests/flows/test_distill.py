@@ -1,0 +1,215 @@
+"""The main job end to end on a tiny real BERT: what it leaves behind, what it re-runs, how it fails."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from transformers import pipeline
+
+from flows.command import preset, show, where, write_json
+from flows.distill import distill, planned
+from tasks import policy
+from tasks.run import RunSummary
+from tinybert.cli import merge, validated
+from tinybert.config import DistillConfig
+from tinybert.digest import content_digest
+from tinybert.errors import DataError, ModelError, SourceError
+
+STAGES = [
+    "prepare",
+    "corpus",
+    "mlm",
+    "fine_tune",
+    "general",
+    "augment",
+    "layers",
+    "logits",
+    "export",
+    "baseline",
+    "evaluate",
+]
+
+
+def smoke(material: Path, **changes) -> DistillConfig:
+    sources = {
+        "data": {"source": f"file:{material}/rows.csv"},
+        "teacher": {"source": f"file:{material}/teacher"},
+        "corpus": {"source": f"file:{material}/corpus.txt"},
+        "augment": {"vectors": f"file:{material}/vectors.txt"},
+    }
+    return validated(DistillConfig, merge(merge(preset("smoke"), sources), changes))
+
+
+def cached(summary: RunSummary) -> list[str]:
+    return [stage.name for stage in summary.stages if stage.cached]
+
+
+@pytest.fixture(scope="module")
+def first(shared_home, smoke_material) -> RunSummary:
+    return distill(smoke(smoke_material))
+
+
+def test_every_stage_runs_once_and_in_order(first, smoke_material):
+    assert [stage.name for stage in first.stages] == STAGES
+    assert planned(smoke(smoke_material)) == len(STAGES)
+    assert cached(first) == []
+
+
+def test_the_student_is_there_and_predicts(first):
+    assert content_digest(Path(first.model_directory)) == first.model.digest
+    classify = pipeline("text-classification", model=first.model_directory)
+    answers = classify(["a truly wonderful film", "the script is dreadful"])
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+    assert first.comparison["student"]["accuracy"] > 0.8
+    assert first.comparison["student"]["parameters"] < first.comparison["teacher"]["parameters"]
+
+
+def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
+    client = MlflowClient(f"sqlite:///{shared_home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tinybert")
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name for run in children) == sorted(STAGES)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.params["student.layers"] == "2"
+    assert parent.data.metrics["retention"] == pytest.approx(first.comparison["retention"])
+    assert parent.data.tags["prefect.flow_run_name"] == "smoke"
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"summary.md", "comparison.png", "config.json"} <= names
+    layers = next(run for run in children if run.info.run_name == "layers")
+    curve = client.get_metric_history(layers.info.run_id, "attention_loss")
+    assert len(curve) > 3
+    assert curve[-1].value < curve[0].value
+    assert {dataset.dataset.name for dataset in layers.inputs.dataset_inputs} == {"data", "teacher", "student"}
+
+
+def test_the_model_is_registered(first, shared_home):
+    version = MlflowClient(f"sqlite:///{shared_home}/mlflow.db").get_model_version_by_alias("smoke", "challenger")
+    assert version.tags["digest"] == first.model.digest
+    assert first.registered == f"smoke version {version.version}"
+
+
+def test_the_closing_table_and_its_json(first, tmp_path, capsys):
+    show(first)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("teacher", "student", "baseline", "retention", "speed-up", "mlflow ui"))
+    write_json(first, tmp_path / "build" / "table.json")
+    table = json.loads((tmp_path / "build" / "table.json").read_text())
+    for name in ("teacher", "student", "baseline"):
+        assert {"accuracy", "parameters", "megabytes", "latency_ms"} <= table[name].keys()
+    assert {"retention", "speedup", "seconds"} <= table.keys()
+    assert [stage["name"] for stage in table["stages"]] == STAGES
+    assert any(first.model_directory in line for line in where(first))
+
+
+def test_the_same_run_again_computes_nothing(first, shared_home, smoke_material):
+    before = runs_in(shared_home)
+    again = distill(smoke(smoke_material))
+    assert cached(again) == STAGES
+    assert again.comparison == first.comparison
+    assert again.model == first.model
+    assert again.registered == first.registered
+    assert runs_in(shared_home) == before + 1  # the parent alone
+
+
+def test_a_change_of_logits_re_runs_logits_and_what_follows(first, smoke_material):
+    changed = distill(smoke(smoke_material, logits={"temperature": 2.0}))
+    assert cached(changed) == [name for name in STAGES if name not in ("logits", "export", "evaluate")]
+
+
+def test_an_edited_source_module_re_runs_its_stage(first, smoke_material, tmp_path, monkeypatch):
+    edited = tmp_path / "logits.py"
+    shutil.copyfile(policy.source_modules("tinybert.stages.logits")["tinybert.stages.logits"], edited)
+    with edited.open("a") as file:
+        file.write("\n# an edit\n")
+    real = policy.source_modules
+
+    def with_edit(module):
+        found = real(module)
+        return {name: edited if name == "tinybert.stages.logits" else path for name, path in found.items()}
+
+    monkeypatch.setattr(policy, "source_modules", with_edit)
+    changed = distill(smoke(smoke_material))
+    # The edit changed nothing of the output, so what follows finds the same student and is cached again.
+    assert cached(changed) == [name for name in STAGES if name != "logits"]
+    assert changed.model == first.model
+
+
+def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home, smoke_material):
+    store = shared_home / "store" / "model"
+    teachers = [path for path in store.iterdir() if json.loads((path / "config.json").read_text())["hidden_size"] == 32]
+    classifier = next(
+        path
+        for path in teachers
+        if json.loads((path / "config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
+    )
+    config = smoke(
+        smoke_material,
+        teacher={"source": f"file:{classifier}", "fine_tuned": True},
+        student={"source": f"file:{first.model_directory}"},
+        mlm={"enabled": False},
+        augment={"enabled": False},
+        layers={"enabled": False},
+        baseline={"enabled": False},
+        publish={"enabled": False},
+    )
+    summary = distill(config)
+    assert [stage.name for stage in summary.stages] == ["prepare", "logits", "export", "evaluate"]
+    assert planned(config) == 4
+    assert summary.registered is None
+    assert "baseline" not in summary.comparison
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": {"source": "file:/nowhere/rows.csv"}}, SourceError, "file:/nowhere/rows.csv: found nothing at"),
+        ({"student": {"heads": 2}}, ModelError, "student.heads: found 2; the attention loss needs as many"),
+        ({"data": {"label": "mood"}}, DataError, "rows.csv: no column 'mood'; it has label, text"),
+    ],
+)
+def test_bad_input_fails_before_anything_is_trained(home, smoke_material, changes, error, message):
+    with pytest.raises(error, match=message):
+        distill(smoke(smoke_material, **changes))
+    assert not (home / "store" / "model").exists()
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tinybert").experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line():
+    for arguments, message in (
+        (["--preset", "nope"], "error: --preset nope: unknown; prefect.yaml has quickstart, smoke, sst2-tinybert4"),
+        (
+            ["--preset", "smoke", "--set", "student.layerz=3"],
+            "error: student.layerz: unknown field; did you mean 'lay",
+        ),
+    ):
+        done = subprocess.run([sys.executable, "-m", "flows.distill", *arguments], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith(message)
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_form_builds_without_torch():
+    code = """
+import sys
+for name in ("torch", "transformers", "datasets", "mlflow"):
+    sys.modules[name] = None
+from flows.distill import distill
+schema = distill.parameters.model_dump()
+assert schema["required"] == ["config"]
+assert schema["properties"]["config"]
+assert "What to distil" in str(schema["properties"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def runs_in(home: Path) -> int:
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    return len(client.search_runs([client.get_experiment_by_name("tinybert").experiment_id]))

@@ -1,0 +1,108 @@
+"""What is refused from the models' files alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tinybert import samples
+from tinybert.checks import check_models, check_same_vocabulary, check_teacher_labels, has_mlm_head
+from tinybert.cli import merge, validated
+from tinybert.config import DistillConfig
+from tinybert.errors import ConfigError, ModelError, SourceError
+
+FORM = {
+    "name": "x",
+    "data": {"source": "file:/rows.csv", "max_length": 16},
+    "teacher": {"source": "file:/teacher"},
+    "student": {"layers": 2, "hidden": 16, "ffn": 32, "heads": 4},
+    "corpus": {"source": "file:/corpus.txt"},
+}
+
+
+@pytest.fixture
+def teacher(smoke_material):
+    return smoke_material / "teacher"
+
+
+def check(change, teacher, student=None):
+    check_models(validated(DistillConfig, merge(FORM, change)), teacher, student)
+
+
+def test_models_that_fit_pass(teacher):
+    check({}, teacher)
+    check({"student": {"hidden": 32, "ffn": 64, "start": "teacher"}}, teacher)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"student": {"heads": 2}}, ModelError, "student.heads: found 2; the attention loss needs as many .* has, 4"),
+        ({"student": {"layers": 5}}, ConfigError, "student.layers: found 5; the teacher has 4 layers"),
+        ({"student": {"start": "teacher"}}, ModelError, "student.hidden: found 16; .* copies layers, .* teacher's 32"),
+        ({"data": {"max_length": 65}}, ModelError, "data.max_length: found 65; the teacher reads at most 64"),
+        (
+            {"layer_map": {"strategy": "explicit", "explicit": [2, 5]}},
+            ConfigError,
+            r"layer_map.explicit: found \[2, 5\]; expected 2 rising teacher layers between 1 and 4",
+        ),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(teacher, change, error, message):
+    with pytest.raises(error, match=message):
+        check(change, teacher)
+
+
+def test_heads_may_differ_without_the_attention_loss(teacher):
+    check({"student": {"heads": 2}, "layer_map": {"attention_weight": 0.0}}, teacher)
+
+
+def test_augmentation_needs_a_head_to_propose_words(teacher, tmp_path):
+    from transformers import AutoModel
+
+    bare = tmp_path / "bare"
+    shutil.copytree(teacher, bare)
+    AutoModel.from_pretrained(teacher).save_pretrained(bare)
+    assert has_mlm_head(teacher)
+    assert not has_mlm_head(bare)
+    with pytest.raises(ModelError, match=r"no masked language modelling head .* set mlm.enabled to true"):
+        check({}, bare)
+    check({"mlm": {"enabled": True}}, bare)
+
+
+def test_another_vocabulary_is_refused(teacher, tmp_path):
+    other = tmp_path / "other"
+    samples.write_teacher(other)
+    check_same_vocabulary(other, teacher)
+    content = json.loads((other / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["zebra"] = words.pop("film")
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"vocabulary of the student \(\d+ entries\) differs from the teacher's"):
+        check_same_vocabulary(other, teacher)
+
+
+def test_a_directory_that_is_no_model(tmp_path):
+    with pytest.raises(SourceError, match=r"no config.json; is this a Hugging Face model directory"):
+        check({}, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SourceError, match=r"config.json: not JSON"):
+        check({}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["bad", "good"], None),
+        (["good", "bad"], "labels stand in another order: the data has 2 .good, bad., the teacher 2 .bad, good."),
+        (["bad", "good", "mixed"], "more classes in the data than the teacher has: the data has 3 .bad, good, mixed."),
+        (["bad", "fine"], "labels differ: the data has 2 .bad, fine., the teacher 2 .bad, good."),
+    ],
+)
+def test_labels_of_a_teacher(tmp_path, labels, message):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "good", "0": "bad"}}))
+    if message is None:
+        check_teacher_labels(tmp_path, labels)
+        return
+    with pytest.raises(ModelError, match=message):
+        check_teacher_labels(tmp_path, labels)

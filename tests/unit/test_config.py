@@ -1,0 +1,125 @@
+"""The form: what it refuses and in which words, and what the Prefect form needs of its schema."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.command import presets
+from tinybert.cli import describe_fields, merge, parse_assignments, validated
+from tinybert.config import DistillConfig
+from tinybert.errors import ConfigError
+from tinybert.form import fields
+
+LEAST = {"name": "x", "data": {"source": "file:/rows.csv"}, "teacher": {"source": "file:/teacher"}}
+CORPUS = {"corpus": {"source": "file:/corpus.txt"}}
+
+
+def test_only_name_data_and_teacher_are_required():
+    config = validated(DistillConfig, merge(LEAST, CORPUS))
+    assert (config.student.layers, config.student.hidden, config.student.ffn, config.student.heads) == (
+        4,
+        312,
+        1200,
+        12,
+    )
+    assert (config.augment.copies, config.augment.candidates, config.augment.probability) == (20, 15, 0.4)
+    assert (config.layers.optim.epochs, config.logits.optim.epochs) == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"studnet": {}}, "studnet: unknown field; did you mean 'student'?"),
+        ({"student": {"layerz": 3}}, "student.layerz: unknown field; did you mean 'layers'?"),
+        ({"student": {"layers": 0}}, "student.layers: found 0; input should be greater than or equal to 1"),
+        ({"layers": {"optim": {"epochs": "3"}}}, "layers.optim.epochs: found '3'; input should be a valid integer"),
+        ({"student": {"hidden": 310}}, "student: hidden 310 is not a multiple of heads 12; choose one that is"),
+        ({"logits": {"optim": {"accumulation": 3}}}, "logits.optim: accumulation 3 does not divide batch_size 32"),
+        ({"data": {"labels": ["a", "a"]}}, r"data: labels ['a', 'a']: give at least two names, each once"),
+        ({"data": {"source": "ftp:/x"}}, "data.source: found 'ftp:/x'; string should match pattern"),
+        (
+            {"layer_map": {"strategy": "explicit"}},
+            "layer_map: explicit [] with strategy 'explicit'; give both or neither",
+        ),
+        (
+            {"layer_map": {"strategy": "explicit", "explicit": [4, 2, 6, 8]}},
+            "layer_map: explicit [4, 2, 6, 8]: teacher layers must rise and start at 1 or later",
+        ),
+        (
+            {"layer_map": {"strategy": "explicit", "explicit": [3, 6]}},
+            "layer_map.explicit has 2 entries but student.layers is 4; give one teacher layer per student layer",
+        ),
+        (
+            {"corpus": {"source": None}},
+            "general.enabled is true but corpus.source is empty; name a corpus or set it to false",
+        ),
+        ({"mlm": {"adapt_teacher": True}}, "mlm.adapt_teacher is true, which needs mlm.enabled true"),
+        (
+            {"layer_map": {"attention_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0}},
+            "attention_weight, hidden_weight and embedding_weight are all 0; nothing is learnt",
+        ),
+        ({"teacher": None}, "teacher: found None; input should be a valid dictionary or instance of TeacherConfig"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(change, message):
+    with pytest.raises(ConfigError) as refused:
+        validated(DistillConfig, merge(merge(LEAST, CORPUS), change))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ConfigError, match="data: nothing given; this field is required"):
+        validated(DistillConfig, {"name": "x", "teacher": {"source": "file:/t"}})
+
+
+def test_a_form_is_frozen():
+    config = validated(DistillConfig, merge(LEAST, CORPUS))
+    with pytest.raises(ValidationError, match="frozen"):
+        config.student.layers = 3
+
+
+def test_the_schema_keeps_the_written_order_and_describes_every_field():
+    schema = DistillConfig.model_json_schema()
+    boxes = {"DistillConfig": schema, **schema["$defs"]}
+    for name, box in boxes.items():
+        assert [field["position"] for field in box["properties"].values()] == list(range(len(box["properties"]))), name
+        undescribed = [field for field, content in box["properties"].items() if not content.get("description")]
+        assert not undescribed, f"{name}: {undescribed}"
+    assert list(schema["properties"])[:3] == ["name", "data", "teacher"]
+
+
+def test_numbers_have_bounds():
+    schema = DistillConfig.model_json_schema()
+    for name, box in schema["$defs"].items():
+        for field, content in box["properties"].items():
+            kinds = [content, *content.get("anyOf", [])]
+            for kind in kinds:
+                if kind.get("type") in ("integer", "number"):
+                    assert {"minimum", "exclusiveMinimum"} & kind.keys(), f"{name}.{field}"
+
+
+def test_every_preset_is_valid():
+    assert set(presets()) >= {"quickstart", "smoke", "sst2-tinybert4", "sst2-tinybert6"}
+    for name, values in presets().items():
+        assert validated(DistillConfig, values).name == name
+
+
+def test_assignments():
+    values = parse_assignments(["layers.optim.epochs=3", "data.labels=[a, b]", "augment.vectors=null", "name=x=y"])
+    assert values == {
+        "layers": {"optim": {"epochs": 3}},
+        "data": {"labels": ["a", "b"]},
+        "augment": {"vectors": None},
+        "name": "x=y",
+    }
+    with pytest.raises(ConfigError, match="--set layers: expected field=value"):
+        parse_assignments(["layers"])
+    with pytest.raises(ConfigError, match="name is already a plain value"):
+        parse_assignments(["name=x", "name.first=y"])
+
+
+def test_help_lists_every_field_with_its_default():
+    text = describe_fields(DistillConfig)
+    assert all(f"  {name} (" in text for name, *_ in fields(DistillConfig))
+    assert "student.layers (int, default 4)" in text
+    assert "data.source (str, required)" in text

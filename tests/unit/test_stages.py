@@ -1,0 +1,329 @@
+"""Each stage on tiny real material, and what it refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from tinybert.config import (
+    AugmentConfig,
+    BaselineConfig,
+    CorpusConfig,
+    DataConfig,
+    EvaluateConfig,
+    FineTuneConfig,
+    GeneralConfig,
+    LayersConfig,
+    LogitsConfig,
+    MapConfig,
+    MlmConfig,
+    OptimConfig,
+    SelectionConfig,
+    StudentConfig,
+)
+from tinybert.corpus import Corpus, pack
+from tinybert.data import TaskData
+from tinybert.distillation import PROJECTIONS
+from tinybert.errors import DataError, ModelError, QualityError
+from tinybert.stages import (
+    augment,
+    baseline,
+    corpus,
+    evaluate,
+    export,
+    fine_tune,
+    general,
+    layers,
+    logits,
+    mlm,
+    prepare,
+)
+
+OPTIM = OptimConfig(epochs=1, steps=4, batch_size=8, learning_rate=1e-3)
+STUDENT = StudentConfig(layers=2, hidden=16, ffn=32, heads=4)
+
+
+def silent(metrics, step):
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+@pytest.fixture(scope="module")
+def made(smoke_material, tmp_path_factory):
+    """Every stage's output directory, made once in the pipeline's order, and its metrics."""
+    root = tmp_path_factory.mktemp("stages")
+    teacher, outputs, metrics = smoke_material / "teacher", {"teacher": smoke_material / "teacher"}, {}
+
+    def make(name, stage, **inputs):
+        out = outputs[name] = root / name / "out"
+        out.mkdir(parents=True)
+        metrics[name] = stage.run(**inputs, out=out, on_metrics=silent)
+        return out
+
+    rows, text, vectors = (smoke_material / name for name in ("rows.csv", "corpus.txt", "vectors.txt"))
+    data = make("prepare", prepare, source=rows, config=DataConfig(source="file:x", rows=120, max_length=16))
+    packed = make("corpus", corpus, source=text, tokenizer=teacher, config=CorpusConfig(length=16))
+    adapted = make("mlm", mlm, corpus=packed, teacher=teacher, config=MlmConfig(optim=OPTIM))
+    tuning = FineTuneConfig(floor=0.3, optim=OptimConfig(epochs=12, batch_size=8, learning_rate=3e-3))
+    tuned = make("fine_tune", fine_tune, data=data, teacher=teacher, config=tuning)
+    shape = {"student": STUDENT, "layer_map": MapConfig()}
+    start = make("general", general, corpus=packed, teacher=teacher, **shape, config=GeneralConfig(optim=OPTIM))
+    augmenting = AugmentConfig(copies=2, candidates=4)
+    more = make("augment", augment, data=data, model=adapted, vectors=vectors, config=augmenting)
+    inner = LayersConfig(optim=OPTIM)
+    middle = make("layers", layers, data=more, teacher=tuned, student=start, layer_map=MapConfig(), config=inner)
+    outer = LogitsConfig(optim=OptimConfig(epochs=4, batch_size=8, learning_rate=3e-3))
+    final = make("logits", logits, data=more, teacher=tuned, student=middle, config=outer)
+    model = make("export", export, data=data, student=final)
+    plain = make(
+        "baseline",
+        baseline,
+        data=data,
+        student=start,
+        optim=outer.optim,
+        selection=SelectionConfig(),
+        config=BaselineConfig(),
+        steps=6,
+    )
+    compared = EvaluateConfig(latency_runs=3)
+    make("evaluate", evaluate, data=data, teacher=tuned, student=model, baseline=plain, config=compared)
+    return outputs, metrics
+
+
+def test_packing_by_hand():
+    class Letters:
+        cls_token_id, sep_token_id = 1, 2
+
+        def __call__(self, texts, **_):
+            return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+    # "abc" and "de" joined by separators: a b c 2 d e 2, cut into threes; the last, 2, is dropped.
+    expected = [[1, *map(ord, "abc"), 2], [1, 2, ord("d"), ord("e"), 2]]
+    assert list(pack(["abc", "de"], Letters(), length=5)) == expected
+
+
+def test_corpus(made):
+    outputs, metrics = made
+    packed = Corpus(outputs["corpus"])
+    rows = packed.rows()
+    tokenizer = AutoTokenizer.from_pretrained(outputs["teacher"])
+    assert metrics["corpus"]["sequences"] == len(rows) == packed.manifest["sequences"]
+    assert {len(row["input_ids"]) for row in rows} == {16}
+    assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
+    assert metrics["corpus"]["tokens"] == 16 * len(rows)
+
+
+def test_a_corpus_too_short_for_one_sequence(made, smoke_material, tmp_path):
+    (tmp_path / "short.txt").write_text("the film\n")
+    with pytest.raises(DataError, match=r"short.txt: less text than one sequence of 64 tokens; shorten corpus.length"):
+        corpus.run(
+            source=tmp_path / "short.txt",
+            tokenizer=smoke_material / "teacher",
+            config=CorpusConfig(length=64),
+            out=tmp_path,
+            on_metrics=silent,
+        )
+
+
+def test_mlm_masks_as_bert_does(smoke_material):
+    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
+    torch.manual_seed(0)
+    ids = [tokenizer.cls_token_id, *([20, 21, 22, 23] * 250), tokenizer.sep_token_id]
+    batch = mlm.MlmCollator(tokenizer, 0.15)([{"input_ids": ids}] * 40)
+    chosen = batch["labels"] != mlm.IGNORED
+    original = torch.tensor(ids).expand(40, -1)
+    masked = (batch["input_ids"] == tokenizer.mask_token_id) & chosen
+    kept = (batch["input_ids"] == original) & chosen
+    count = chosen.sum().item()
+    assert count / (40 * 1000) == pytest.approx(0.15, abs=0.01)
+    assert masked.sum().item() / count == pytest.approx(0.8, abs=0.02)
+    assert kept.sum().item() / count == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(batch["input_ids"][~chosen], original[~chosen])
+    assert not chosen[:, 0].any()
+    assert torch.equal(batch["labels"][chosen], original[chosen])
+
+
+def test_mlm_grows_a_head_that_knows_the_frequencies(smoke_material, made, tmp_path):
+    from transformers import AutoModel
+
+    bare = tmp_path / "bare"
+    AutoModel.from_pretrained(smoke_material / "teacher").save_pretrained(bare)
+    AutoTokenizer.from_pretrained(smoke_material / "teacher").save_pretrained(bare)
+    out = tmp_path / "mlm" / "out"
+    out.mkdir(parents=True)
+    steps = OPTIM.model_copy(update={"steps": 1, "learning_rate": 1e-9})
+    mlm.run(corpus=made[0]["corpus"], teacher=bare, config=MlmConfig(optim=steps), out=out, on_metrics=silent)
+    ids = torch.tensor(Corpus(made[0]["corpus"]).rows()["input_ids"][:]).flatten()
+    bias = AutoModelForMaskedLM.from_pretrained(out).get_output_embeddings().bias
+    counts = ids.bincount()
+    often = int(counts.argmax())
+    assert bias[often].item() == pytest.approx(math.log(counts[often] / len(ids)), abs=0.05)
+
+
+def test_mlm_and_general_lower_their_loss(made, smoke_material, tmp_path):
+    curves = {}
+    for name, stage, inputs in (
+        ("mlm", mlm, {"config": MlmConfig(optim=OPTIM.model_copy(update={"steps": 60, "epochs": 9}))}),
+        (
+            "general",
+            general,
+            {
+                "student": STUDENT,
+                "layer_map": MapConfig(),
+                "config": GeneralConfig(optim=OPTIM.model_copy(update={"steps": 60, "epochs": 9})),
+            },
+        ),
+    ):
+        out = tmp_path / name / "out"
+        out.mkdir(parents=True)
+        curve = curves[name] = []
+        stage.run(
+            corpus=made[0]["corpus"],
+            teacher=smoke_material / "teacher",
+            **inputs,
+            out=out,
+            on_metrics=lambda metrics, step, curve=curve: curve.append(metrics["loss"]),
+        )
+    assert all(curve[-1] < curve[0] for curve in curves.values()), curves
+
+
+def test_the_teacher_must_pass_its_floor(made, tmp_path):
+    hopeless = FineTuneConfig(floor=0.05, optim=OPTIM.model_copy(update={"steps": 1, "learning_rate": 1e-9}))
+    with pytest.raises(QualityError, match=r"reaches 5\d.\d% on validation; always naming the majority class gives 50"):
+        fine_tune.run(
+            data=made[0]["prepare"],
+            teacher=made[0]["teacher"],
+            config=hopeless.model_copy(update={"floor": 0.3}),
+            out=tmp_path / "out",
+            on_metrics=silent,
+        )
+
+
+def test_a_student_started_from_the_teacher_has_its_mapped_layers(made, smoke_material, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shape = StudentConfig(layers=2, hidden=32, ffn=64, heads=4, start="teacher")
+    metrics = general.run(
+        teacher=smoke_material / "teacher",
+        student=shape,
+        layer_map=MapConfig(),
+        config=GeneralConfig(enabled=False),
+        out=out,
+        on_metrics=silent,
+    )
+    assert metrics == {}
+    student = load_file(out / "model.safetensors")
+    teacher = load_file(smoke_material / "teacher" / "model.safetensors")
+    for own, taught in ((0, 1), (1, 3)):  # layers 2 and 4 of the teacher, counted from 0
+        name = "encoder.layer.{}.attention.self.query.weight"
+        assert torch.equal(student[name.format(own)], teacher[f"bert.{name.format(taught)}"])
+    assert torch.equal(student["embeddings.word_embeddings.weight"], teacher["bert.embeddings.word_embeddings.weight"])
+    assert not (out / PROJECTIONS).exists()
+
+
+def test_augmentation_adds_copies_of_training_rows_only(made):
+    outputs, metrics = made
+    before, after = TaskData(outputs["prepare"]), TaskData(outputs["augment"])
+    originals, rows = before.rows("train"), after.rows("train")
+    assert metrics["augment"]["asked"] == 2 * len(originals)
+    assert metrics["augment"]["copies"] == len(rows) - len(originals) > 0.5 * metrics["augment"]["asked"]
+    assert rows[: len(originals)]["text"] == originals["text"][:]
+    labels = dict(zip(originals["origin"], originals["label"], strict=True))
+    texts = dict(zip(originals["origin"], originals["text"], strict=True))
+    for row in list(rows)[len(originals) :]:
+        assert row["label"] == labels[row["origin"]]
+        assert row["text"] != texts[row["origin"]]
+    assert after.rows("validation")["text"][:] == before.rows("validation")["text"][:]
+    assert not set(rows["text"]) & set(before.rows("validation")["text"])
+
+
+def test_projections_travel_from_general_to_layers_and_no_further(made):
+    outputs, _ = made
+    assert (outputs["general"] / PROJECTIONS).exists()
+    assert (outputs["layers"] / PROJECTIONS).exists()
+    assert not (outputs["logits"] / PROJECTIONS).exists()
+    assert not (outputs["export"] / PROJECTIONS).exists()
+
+
+def test_the_exported_student_predicts_label_names(made):
+    outputs, metrics = made
+    model = AutoModelForSequenceClassification.from_pretrained(outputs["export"])
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (2, 16)
+    names = set(load_file(outputs["export"] / "model.safetensors"))
+    assert not {name for name in names if "projection" in name or "matrices" in name}
+    classify = pipeline("text-classification", model=str(outputs["export"]), truncation=True)
+    answer = classify(["the film is wonderful", "awful " * 400])
+    assert {entry["label"] for entry in answer} <= {"bad", "good"}
+    assert metrics["export"]["parameters"] == model.num_parameters()
+    assert "pipeline(" in (outputs["export"] / "README.md").read_text()
+
+
+def test_the_head_is_taken_over_where_widths_agree(made, tmp_path):
+    outputs, _ = made
+    teacher = AutoModelForSequenceClassification.from_pretrained(outputs["fine_tune"])
+    wide = AutoModelForSequenceClassification.from_pretrained(outputs["teacher"], num_labels=2)
+    assert logits.take_over_head(wide, teacher)
+    assert torch.equal(wide.classifier.weight, teacher.classifier.weight)
+    assert torch.equal(wide.bert.pooler.dense.weight, teacher.bert.pooler.dense.weight)
+    narrow = AutoModelForSequenceClassification.from_pretrained(outputs["general"], num_labels=2)
+    before = narrow.classifier.weight.clone()
+    assert not logits.take_over_head(narrow, teacher)
+    assert torch.equal(narrow.classifier.weight, before)
+
+
+def test_logits_refuses_a_teacher_of_other_labels(made, tmp_path, smoke_material):
+    outputs, _ = made
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"film {i},{('x', 'y', 'z')[i % 3]}\n" for i in range(30)))
+    data = tmp_path / "data"
+    data.mkdir()
+    prepare.run(source=rows, config=DataConfig(source="file:x"), out=data, on_metrics=silent)
+    with pytest.raises(ModelError, match="more classes in the data than the teacher has: the data has 3"):
+        logits.run(
+            data=data,
+            teacher=outputs["fine_tune"],
+            student=outputs["layers"],
+            config=LogitsConfig(),
+            out=tmp_path / "out",
+            on_metrics=silent,
+        )
+
+
+def test_baseline_takes_the_steps_it_is_given(made):
+    outputs, metrics = made
+    assert metrics["baseline"]["steps"] == 6
+    shape = json.loads((outputs["baseline"] / "config.json").read_text())
+    assert (shape["num_hidden_layers"], shape["hidden_size"], shape["id2label"]) == (2, 16, {"0": "bad", "1": "good"})
+
+
+def test_the_comparison_agrees_with_an_independent_count(made):
+    outputs, metrics = made
+    comparison = json.loads((outputs["evaluate"] / "comparison.json").read_text())
+    rows = TaskData(outputs["prepare"]).rows("validation")
+    for name, directory in (("teacher", "fine_tune"), ("student", "export"), ("baseline", "baseline")):
+        classify = pipeline("text-classification", model=str(outputs[directory]))
+        right = [
+            answer["label"] == ("bad", "good")[label]
+            for answer, label in zip(classify(list(rows["text"])), rows["label"], strict=True)
+        ]
+        assert comparison[name]["accuracy"] == pytest.approx(sum(right) / len(right))
+        size = (outputs[directory] / "model.safetensors").stat().st_size
+        assert comparison[name]["megabytes"] == pytest.approx(size / 1e6)
+    student, teacher = comparison["student"], comparison["teacher"]
+    assert comparison["retention"] == pytest.approx(student["accuracy"] / teacher["accuracy"])
+    assert comparison["speedup"] == pytest.approx(teacher["latency_ms"] / student["latency_ms"])
+    assert metrics["evaluate"]["student_accuracy"] == student["accuracy"]
+    table = (outputs["evaluate"] / "comparison.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table] == ["", "---", "teacher", "student", "baseline"]
+    for picture in ("comparison.png", "confusion_student.png", "confusion_teacher.png"):
+        assert (outputs["evaluate"] / picture).stat().st_size > 5000
+
+
+def test_training_stages_report_steps_and_scores(made):
+    _, metrics = made
+    assert metrics["fine_tune"]["validation_accuracy"] > 0.8
+    assert metrics["layers"]["steps"] == metrics["general"]["steps"] == 4
+    assert {"loss", "seconds", "examples_per_second", "validation_f1_macro"} <= metrics["logits"].keys()
