@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup quickstart smoke test test-slow lint format bench clean
+.PHONY: help setup quickstart smoke test test-slow lint format docs bench clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -45,6 +45,9 @@ lint: setup      ## format, lint, types, imports
 format: setup    ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: setup      ## write docs/configuration.md anew, from the form
+	@$(BIN)/python docs/generate.py
 
 bench: setup     ## measure, and print the tables of benchmarks/results.md
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from tasks.local import local_settings, speak
 from tasks.run import RunSummary
-from tinybert.cli import describe_fields, fail, merge, parse_assignments, validated
+from tinybert.cli import describe_fields, fail, parse_assignments, validated
 from tinybert.errors import ConfigError, InputError, TransientError
-from tinybert.form import Form
+from tinybert.form import Form, merge
 from tinybert.report import MODELS, table_rows
 
 DEPLOYMENTS = Path(__file__).parent.parent / "prefect.yaml"
@@ -99,14 +99,21 @@ def where(summary: RunSummary) -> list[str]:
     """Where to find what the run made, and how to use it."""
     server = summary.tracking_uri.startswith("http")
     page = summary.tracking_page or summary.tracking_uri
+    model = shown(Path(summary.model_directory))
+    mlflow = shown(Path(sys.executable).with_name("mlflow"))
     return [
-        f"MLflow:   {page}" if server else f"MLflow:   mlflow ui --backend-store-uri {summary.tracking_uri}",
-        f"report:   {summary.report_directory}",
-        f"model:    {summary.model_directory}",
+        f"MLflow:   {page}" if server else f"MLflow:   {mlflow} ui --backend-store-uri {summary.tracking_uri}",
+        f"report:   {shown(Path(summary.report_directory))}",
+        f"model:    {model}",
         *([f"registry: {summary.registered}"] if summary.registered else []),
         "predict:  from transformers import pipeline",
-        f"          pipeline('text-classification', model='{summary.model_directory}', truncation=True)('...')",
+        f"          pipeline('text-classification', model='{model}', truncation=True)('...')",
     ]
+
+
+def shown(path: Path) -> str:
+    """A path as short as the reader can use it: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def write_json(summary: RunSummary, path: Path) -> None:

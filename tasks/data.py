@@ -2,16 +2,15 @@
 
 import json
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import sources
-from tasks.policy import RETRIES, cpu_stage, is_transient
+from tasks.policy import cpu_stage, quick_task
+from tasks.settings import settings
 from tasks.stage import run_stage
 from tinybert.checks import check_models, check_teacher_labels
 from tinybert.config import CorpusConfig, DataConfig, DistillConfig
+from tinybert.errors import ConfigError
 from tinybert.refs import CorpusResult, DatasetRef, DatasetResult, ModelRef, SourceRef, VectorsRef
 
 
@@ -28,15 +27,14 @@ class Sources(BaseModel):
     vectors: VectorsRef | None = None
 
 
-@task(
-    name="sources",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_condition_fn=is_transient,
-)
+@quick_task("sources")
 def resolve_sources(config: DistillConfig) -> Sources:
     """Find and pin every source, and hold the form against the models' shapes. Needs no accelerator."""
+    if config.publish.enabled and settings().keeps_models_from_mlflow:
+        raise ConfigError(
+            f"publish.enabled is true, but the MLflow server cannot read the local store {settings().store}; "
+            "set TINYBERT_STORE to s3://bucket/prefix, or publish.enabled to false"
+        )
     student = sources.pin(config.student.source, ModelRef) if config.student.source else None
     found = Sources(
         data=sources.pin(config.data.source, SourceRef),
@@ -52,7 +50,7 @@ def resolve_sources(config: DistillConfig) -> Sources:
     return found
 
 
-@task(name="labels", cache_policy=NO_CACHE)
+@quick_task("labels")
 def check_labels(data: DatasetRef, teacher: ModelRef) -> None:
     """Hold the teacher's labels against the data's, before anything is distilled from it. Needs no accelerator."""
     manifest = json.loads((sources.local(data) / "manifest.json").read_text())

@@ -50,6 +50,8 @@ def local_settings() -> Iterator[None]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,
         PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
     }
+    if not HOME.exists():
+        logger.info("starting Prefect without a server; the first time takes about half a minute")
     HOME.mkdir(parents=True, exist_ok=True)
     with _alone(), temporary_settings(changes):
         _end_orphans()

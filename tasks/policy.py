@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.concurrency.sync import concurrency
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
@@ -118,13 +118,18 @@ def gpu_stage(stage: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     return lambda function: _stage_task(_in_slot(function), stage=stage)
 
 
+def quick_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that is no stage: it takes seconds, and is computed anew in every run."""
+    return functools.partial(_retried, name=name, cache_policy=NO_CACHE)
+
+
 def _in_slot(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def occupied(*args: P.args, **kwargs: P.kwargs) -> R:
         waiting = threading.Timer(5, logger.info, ["waiting for a free slot of %r", settings().slots])
         waiting.start()
         try:
-            with concurrency(settings().slots, occupy=1, strict=True):
+            with concurrency(settings().slots, occupy=1, strict=True, raise_on_lease_renewal_failure=False):
                 waiting.cancel()
                 return function(*args, **kwargs)
         finally:
@@ -134,14 +139,16 @@ def _in_slot(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _stage_task(function: Callable[P, R], stage: str) -> Task[P, R]:
+    cached = {"cache_policy": StageCachePolicy(stage=stage), "persist_result": True, "result_serializer": "json"}
+    return _retried(function, name=stage, **cached)
+
+
+def _retried(function: Callable[P, R], **options: Any) -> Task[P, R]:
     decorate: Callable[[Callable[P, R]], Task[P, R]] = task(
-        name=stage,
-        cache_policy=StageCachePolicy(stage=stage),
-        persist_result=True,
-        result_serializer="json",
         retries=RETRIES,
         retry_delay_seconds=exponential_backoff(backoff_factor=5),
         retry_jitter_factor=0.5,
         retry_condition_fn=is_transient,
+        **options,
     )
     return decorate(function)

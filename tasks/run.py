@@ -15,11 +15,12 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from tasks import sources
-from tasks.connections import tracker
+from tasks.connections import store, tracker
 from tasks.settings import settings
+from tasks.stage import status_after
 from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
-from tinybert.refs import ModelRef, ReportRef
+from tinybert.refs import ModelRef, Ref, ReportRef
 
 logger = logging.getLogger("tinybert")
 R = TypeVar("R")
@@ -67,7 +68,11 @@ class Run:
         begun = time.monotonic()
         state: Any = task(*arguments, return_state=True)
         result: R = state.result()
-        seconds, cached = time.monotonic() - begun, state.name == "Cached"
+        cached = state.name == "Cached"
+        if cached and not _is_stored(result):
+            logger.info("%s  its cached output is gone from the store; computing it again", place)
+            result, cached = task.with_options(refresh_cache=True)(*arguments), False
+        seconds = time.monotonic() - begun
         self.stages.append(StageTime(name=task.name, seconds=round(seconds, 2), cached=cached))
         logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
         return result
@@ -105,6 +110,12 @@ class Run:
             numbers |= {f"{name}_{key}": value for key, value in summary.comparison.get(name, {}).items()}
         self._tracked.log_metrics({**numbers, "run_seconds": summary.seconds}, 0)
         self._tracked.set_tags({"model.uri": summary.model.uri, "model.registered": summary.registered or ""})
+
+
+def _is_stored(result: Any) -> bool:
+    """The artifact a stage's result points to is there."""
+    refs = [value for _, value in result if isinstance(value, Ref)]
+    return all(store().holds(Ref(uri=ref.uri, digest=ref.digest)) for ref in refs)
 
 
 def _address(uri: str) -> str:
@@ -145,7 +156,7 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         tracked.log_config(config)
         yield Run(stages, tracked)
     except BaseException as error:
-        tracked.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        tracked.close(status_after(error))
         raise
     tracked.close("FINISHED")
 

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     slots: str = "accelerator"
     """TINYBERT_SLOTS: Prefect concurrency limit that accelerator stages occupy, one slot each."""
 
+    @property
+    def keeps_models_from_mlflow(self) -> bool:
+        """An MLflow server takes no model versions whose files lie in somebody's local folder."""
+        return self.tracking_uri.startswith("http") and self.store.startswith("file:")
+
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:

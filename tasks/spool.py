@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tinybert")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -1,14 +1,16 @@
 """What surrounds every stage, once: fetch and verify, track, keep checkpoints, upload, close truthfully."""
 
+import errno
 import importlib
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run, task_run
 from pydantic import BaseModel
 
@@ -42,8 +44,11 @@ class OpenStage:
         arguments = {k: sources.local(v) if isinstance(v, Ref) else v for k, v in self.inputs.items()}
         try:
             metrics: dict[str, float] = stage.run(**arguments, out=self.out, on_metrics=self.run.log_metrics)
-        except OSError as error:
-            raise StoreError(f"{self.name}: {error.strerror or error}; free space or set TINYBERT_WORK") from error
+        except Exception as error:
+            if _disk_is_full(error):
+                message = f"{self.name}: the disk is full; free space in {settings().work}, or set TINYBERT_WORK"
+                raise StoreError(message) from error
+            raise
         return metrics
 
     def finish(self, result: type[T], metrics: dict[str, float]) -> T:
@@ -66,16 +71,16 @@ def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
     """
     directory = settings().work / stage_key(name, inputs)
     directory.mkdir(parents=True, exist_ok=True)
-    run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
     with FileLock(f"{directory}.lock"):
+        run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
         try:
-            run.log_config(_Inputs(values={k: v for k, v in inputs.items() if not isinstance(v, Ref)}))
+            run.log_config(_Inputs(**{k: v for k, v in inputs.items() if not isinstance(v, Ref)}))
             for role, ref in inputs.items():
                 if isinstance(ref, Ref):
                     run.log_input(ref, role)
             yield OpenStage(name, inputs, directory, run)
         except BaseException as error:
-            run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            run.close(status_after(error))
             shutil.rmtree(directory / "out", ignore_errors=True)
             raise
         run.close("FINISHED")
@@ -98,10 +103,19 @@ def run_stage(name: str, result: type[T], **inputs: Any) -> T:
         return stage.finish(result, metrics)
 
 
-class _Inputs(BaseModel):
-    """A stage's plain inputs, for MLflow's parameters."""
+def status_after(error: BaseException) -> Literal["KILLED", "FAILED"]:
+    """What an MLflow run has become by this exception."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | TerminationSignal) else "FAILED"
 
-    values: dict[str, Any]
+
+def _disk_is_full(error: Exception) -> bool:
+    """Also where a library wrapped the system's error into one of its own, as torch and safetensors do."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+class _Inputs(BaseModel, extra="allow"):
+    """A stage's plain inputs, for MLflow's parameters."""
 
 
 def _tags() -> dict[str, str]:

@@ -15,7 +15,7 @@ from tinybert.refs import Ref
 if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tinybert")
 
 METRICS_PER_FLUSH = 500
 LARGEST_ARTIFACT = 16 * 2**20

@@ -22,7 +22,7 @@ from tasks.spool import Artifact, Close, Event, Input, Metrics, Outage, Params, 
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import InputError, SourceError, TransientError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tinybert")
 
 FLOW_TAG, STAGE_TAG = "tinybert.flow_run", "tinybert.stage_run"
 PARENT_TAG = "mlflow.parentRunId"

@@ -14,6 +14,14 @@ from tinybert.layer_map import map_layers
 HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
 
 
+_SHAPE_FIELDS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+}
+
+
 def read_model_config(directory: Path) -> dict[str, Any]:
     """`config.json` of a model directory.
 
@@ -38,20 +46,22 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
         ModelError: Heads differ, a copied start needs other widths, or the vocabularies differ.
         SourceError: A directory is no model.
     """
-    taught_by = read_model_config(teacher)
+    teacher_config = read_model_config(teacher)
+    taught_by = _shape(teacher_config)
     shape = _shape(read_model_config(student)) if student else config.student.model_dump()
     where = "student.source" if student else "student"
-    map_layers(config.layer_map, shape["layers"], taught_by["num_hidden_layers"])
-    if config.layer_map.attention_weight and shape["heads"] != taught_by["num_attention_heads"]:
+    map_layers(config.layer_map, shape["layers"], taught_by["layers"])
+    states_are_learnt = config.general_is_run or config.layers.enabled
+    if states_are_learnt and config.layer_map.attention_weight and shape["heads"] != taught_by["heads"]:
         raise ModelError(
             f"{where}.heads: found {shape['heads']}; the attention loss needs as many heads as the teacher has, "
-            f"{taught_by['num_attention_heads']} (or set layer_map.attention_weight to 0)"
+            f"{taught_by['heads']} (or set layer_map.attention_weight to 0)"
         )
     if student:
         check_same_vocabulary(student, teacher)
     elif config.student.start == "teacher":
-        _check_copyable(shape, _shape(taught_by))
-    _check_length(config, taught_by)
+        _check_copyable(shape, taught_by)
+    _check_length(config, teacher_config)
     if config.augment.enabled and not config.mlm.enabled and not has_mlm_head(teacher):
         raise ModelError(
             "augment.enabled is true, but the teacher has no masked language modelling head to propose words with; "
@@ -113,12 +123,13 @@ def check_teacher_labels(teacher: Path, labels: list[str]) -> None:
 
 
 def _shape(model: dict[str, Any]) -> dict[str, int]:
-    return {
-        "layers": model["num_hidden_layers"],
-        "hidden": model["hidden_size"],
-        "ffn": model["intermediate_size"],
-        "heads": model["num_attention_heads"],
-    }
+    missing = [field for field in _SHAPE_FIELDS.values() if field not in model]
+    if missing:
+        raise ModelError(
+            f"config.json of a {model.get('model_type', 'model')} has no {missing[0]!r}; "
+            "teacher and student must be encoders configured as BERT is"
+        )
+    return {name: model[field] for name, field in _SHAPE_FIELDS.items()}
 
 
 def _check_copyable(student: dict[str, int], teacher: dict[str, int]) -> None:
@@ -132,6 +143,8 @@ def _check_copyable(student: dict[str, int], teacher: dict[str, int]) -> None:
 
 def _check_length(config: DistillConfig, teacher: dict[str, Any]) -> None:
     positions = teacher.get("max_position_embeddings", config.data.max_length)
+    if config.corpus.source and config.needs_corpus and config.corpus.length > positions:
+        raise ModelError(f"corpus.length: found {config.corpus.length}; the teacher reads at most {positions}")
     if config.data.max_length > positions:
         raise ModelError(f"data.max_length: found {config.data.max_length}; the teacher reads at most {positions}")
 

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import logging
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from tinybert.errors import ConfigError, InputError
 from tinybert.form import Form, explain, fields, nested_form
+from tinybert.resume import resume_beside
 
 F = TypeVar("F", bound=Form)
 Parameters = Mapping[str, inspect.Parameter]
@@ -41,15 +43,6 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ConfigError(f"--set {assignment}: {text!r} is not a YAML value; quote it") from None
     return values
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, box by box."""
-    merged = dict(base)
-    for name, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = merge(merged[name], value) if both else value
-    return merged
 
 
 def validated(form: type[F], values: dict[str, Any]) -> F:
@@ -93,6 +86,7 @@ def main(stage: Callable[..., dict[str, float]], arguments: Sequence[str] | None
         metrics = stage(**inputs, out=given.out, on_metrics=lambda metrics, step: None)
     except InputError as error:
         fail(error)
+    shutil.rmtree(resume_beside(given.out), ignore_errors=True)
     for name, value in metrics.items():
         print(f"{name}  {value:.6g}")
 
@@ -101,7 +95,7 @@ def _parser(stage: Callable[..., Any], parameters: Parameters) -> argparse.Argum
     boxes = _boxes(parameters)
     described = "\n".join(describe_fields(form, "" if name == "config" else f"{name}.") for name, form in boxes.items())
     parser = argparse.ArgumentParser(
-        prog=f"python -m {stage.__module__ if stage.__module__ != '__main__' else Path(sys.argv[0]).stem}",
+        prog=f"python -m {_module(stage)}",
         description=inspect.getdoc(stage),
         epilog=f"fields for --set:\n{described}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -114,6 +108,12 @@ def _parser(stage: Callable[..., Any], parameters: Parameters) -> argparse.Argum
         parser.add_argument(f"--{name}", type=kind, required=required, metavar="N" if kind is int else "PATH")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one field of the form")
     return parser
+
+
+def _module(stage: Callable[..., Any]) -> str:
+    """The stage's module, also where it runs as the program."""
+    spec = sys.modules[stage.__module__].__spec__
+    return spec.name if spec else stage.__module__
 
 
 def _boxes(parameters: Parameters) -> dict[str, type[Form]]:

@@ -30,7 +30,7 @@ def load_classifier(directory: Path, labels: list[str] | None = None) -> PreTrai
     """A sequence classifier; with labels, one with a head for them, new where the directory has none."""
     options = {} if labels is None else label_options(labels)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        directory, use_safetensors=True, **options
+        directory, use_safetensors=True, ignore_mismatched_sizes=labels is not None, **options
     )
     return model.to(device())
 

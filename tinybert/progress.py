@@ -18,12 +18,12 @@ class Progress:
 
     Args:
         what: The work's name, at the beginning of each line.
-        total: Units of work in all.
+        total: Units of work in all; None where nobody knows.
         unit: What is counted.
         every: Seconds between lines.
     """
 
-    def __init__(self, what: str, total: int, unit: str = "step", every: float = 5.0) -> None:
+    def __init__(self, what: str, total: int | None, unit: str = "step", every: float = 5.0) -> None:
         self._what, self._total, self._unit, self._every = what, total, unit, every
         self._begun = self._said = time.monotonic()
         self._first: int | None = None
@@ -33,15 +33,16 @@ class Progress:
         now = time.monotonic()
         if self._first is None:
             self._first, self._begun = done, now
-        if done < self._total and now - self._said < self._every:
+        if done != self._total and now - self._said < self._every:
             return
         self._said = now
         shown = "".join(f"  {name} {value:.4g}" for name, value in numbers.items())
-        logger.info("%s  %s %d/%d%s  %s", self._what, self._unit, done, self._total, shown, self._eta(done, now))
+        place = f"{done}/{self._total}" if self._total else f"{done}"
+        logger.info("%s  %s %s%s  %s", self._what, self._unit, place, shown, self._eta(done, now))
 
     def _eta(self, done: int, now: float) -> str:
         since_first = done - (self._first or 0)
-        if done >= self._total:
+        if self._total is None or done >= self._total:
             return f"took {clock(now - self._begun)}"
         if not since_first:
             return "ETA unknown"

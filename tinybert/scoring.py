@@ -44,6 +44,7 @@ def predict(
     rows: Any,
     max_length: int,
     batch_size: int = 64,
+    precision: str = "auto",
 ) -> Tensor:
     """Logits (N, C) in fp32 on the CPU, row n's at place n.
 
@@ -54,7 +55,7 @@ def predict(
     was_training = model.training
     model.eval()
     logits_NC: Tensor | None = None
-    with torch.no_grad(), autocast(where):
+    with torch.no_grad(), autocast(where, precision):
         for chosen in _by_length(texts, pairs, batch_size):
             inputs = encode(tokenizer, [texts[i] for i in chosen], [pairs[i] for i in chosen], max_length)
             batch_BC = model(**{k: v.to(where) for k, v in inputs.items()}).logits.float().cpu()

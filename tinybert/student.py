@@ -10,7 +10,7 @@ from tinybert.states import transformer_layers
 
 
 def student_config(student: StudentConfig, teacher: PretrainedConfig) -> PretrainedConfig:
-    """The teacher's architecture and vocabulary in the student's shape, with no labels of its own."""
+    """The teacher's architecture and vocabulary in the student's shape."""
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = student.layers
     config.hidden_size = student.hidden
@@ -35,7 +35,7 @@ def build_student(student: StudentConfig, teacher: Path, mapped: list[int], seed
     set_seed(seed)
     model = AutoModel.from_config(student_config(student, AutoConfig.from_pretrained(teacher)))
     if student.start == "teacher":
-        _copy_weights(model, AutoModel.from_pretrained(teacher), mapped)
+        _copy_weights(model, AutoModel.from_pretrained(teacher, use_safetensors=True), mapped)
     return model
 
 

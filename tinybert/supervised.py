@@ -29,14 +29,19 @@ class SupervisedLearner(Learner):
 
 
 def validation_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, selection: SelectionConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    selection: SelectionConfig,
+    precision: str,
 ) -> Validation:
     """Scores of a classifier on the validation split."""
     rows = data.rows("validation")
-    return Validation(partial(_score, model, tokenizer, rows, data.max_length), selection)
+    return Validation(partial(_score, model, tokenizer, rows, data.max_length, precision), selection)
 
 
 def _score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_length: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_length: int, precision: str
 ) -> dict[str, float]:
-    return classification_scores(predict(model, tokenizer, rows, max_length), np.asarray(rows["label"]))
+    logits_NC = predict(model, tokenizer, rows, max_length, precision=precision)
+    return classification_scores(logits_NC, np.asarray(rows["label"]))

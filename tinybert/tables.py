@@ -46,7 +46,8 @@ def split_files(path: Path, split: str) -> list[Path]:
 
 
 def _is_named(file: Path, pattern: str) -> bool:
-    return re.match(rf"{pattern}(?![a-z])", file.name.lower()) is not None or file.parent.name in pattern.split("|")
+    in_name = re.match(rf"{pattern}(?![a-z])", file.name.lower())
+    return in_name is not None or re.fullmatch(pattern, file.parent.name.lower()) is not None
 
 
 def _suffix(file: Path) -> str:

@@ -5,6 +5,7 @@ A learner is a module whose `forward(**batch)` returns its loss terms by name, "
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from tinybert.config import OptimConfig, SelectionConfig
 from tinybert.errors import QualityError
 from tinybert.progress import Progress
+from tinybert.resume import last_checkpoint
 from tinybert.scoring import device, encode, use_bf16
 
 LOG_EVERY = 10
@@ -40,14 +41,14 @@ OnMetrics = Callable[[dict[str, float], int], None]
 Batch = dict[str, Tensor]
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """Base of the learners. Its loss is a mean over the batch, so the Trainer must divide slices evenly."""
 
     accepts_loss_kwargs = False
 
+    @abstractmethod
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Loss terms of a batch, each a scalar; "loss" is minimised."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def train(
     steps = min(optim.epochs * steps_per_epoch, optim.steps or optim.epochs * steps_per_epoch)
     _set_dropout(learner, optim.dropout)
     arguments = _arguments(optim, steps, steps_per_epoch, resume, rows, validation)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would make it DataParallel, which state capture cannot bear
     trainer = _StageTrainer(learner, arguments, rows, collate, validation)
     reporter = _Reporter(what, steps, on_metrics, trainer)
     trainer.remove_callback(PrinterCallback)
@@ -121,13 +123,13 @@ def train(
     if validation and validation.selection.patience:
         trainer.add_callback(EarlyStoppingCallback(validation.selection.patience))
     resume.mkdir(parents=True, exist_ok=True)
-    output = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(resume)))
+    output = trainer.train(resume_from_checkpoint=last_checkpoint(resume))
     return {
         "steps": float(trainer.state.global_step),
-        "loss": reporter.last_loss,
+        "loss": next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry),
         "seconds": output.metrics["train_runtime"],
         "examples_per_second": output.metrics["train_samples_per_second"],
-        **_best_scores(trainer.state),
+        **(_best_scores(trainer.state, validation.selection.metric) if validation else {}),
     }
 
 
@@ -241,7 +243,6 @@ class _Reporter(TrainerCallback):
         self._what, self._on_metrics, self._trainer = what, on_metrics, trainer
         self._progress = Progress(what, steps)
         self._latest: dict[str, float] = {}
-        self.last_loss = math.nan
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -261,7 +262,6 @@ class _Reporter(TrainerCallback):
             raise QualityError(
                 f"{self._what}: loss {logs['loss']} at step {step}; lower the learning rate or use precision fp32"
             )
-        self.last_loss = logs["loss"]
         count, terms = max(self._trainer.batches, 1), self._trainer.terms
         means = {name: float(value) / count for name, value in terms.items() if name != "loss"}
         self._trainer.terms, self._trainer.batches = {}, 0
@@ -270,10 +270,10 @@ class _Reporter(TrainerCallback):
         self._progress.update(step, loss=logs["loss"], **self._latest)
 
 
-def _best_scores(state: TrainerState) -> dict[str, float]:
-    """The validation scores of the chosen checkpoint; its log outlives a kill. Empty without validation."""
+def _best_scores(state: TrainerState, metric: str) -> dict[str, float]:
+    """The validation scores of the chosen checkpoint; its log outlives a kill."""
     for entry in state.log_history:
         scores = {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_")}
-        if scores and state.best_metric in scores.values():
+        if scores and scores[metric] == state.best_metric:
             return {f"validation_{k}": v for k, v in scores.items()}
     return {}

@@ -7,16 +7,17 @@ import pytest
 
 from tinybert import samples
 from tinybert.checks import check_models, check_same_vocabulary, check_teacher_labels, has_mlm_head
-from tinybert.cli import merge, validated
+from tinybert.cli import validated
 from tinybert.config import DistillConfig
 from tinybert.errors import ConfigError, ModelError, SourceError
+from tinybert.form import merge
 
 FORM = {
     "name": "x",
     "data": {"source": "file:/rows.csv", "max_length": 16},
     "teacher": {"source": "file:/teacher"},
     "student": {"layers": 2, "hidden": 16, "ffn": 32, "heads": 4},
-    "corpus": {"source": "file:/corpus.txt"},
+    "corpus": {"source": "file:/corpus.txt", "length": 16},
 }
 
 
@@ -41,6 +42,7 @@ def test_models_that_fit_pass(teacher):
         ({"student": {"layers": 5}}, ConfigError, "student.layers: found 5; the teacher has 4 layers"),
         ({"student": {"start": "teacher"}}, ModelError, "student.hidden: found 16; .* copies layers, .* teacher's 32"),
         ({"data": {"max_length": 65}}, ModelError, "data.max_length: found 65; the teacher reads at most 64"),
+        ({"corpus": {"length": 65}}, ModelError, "corpus.length: found 65; the teacher reads at most 64"),
         (
             {"layer_map": {"strategy": "explicit", "explicit": [2, 5]}},
             ConfigError,
@@ -87,6 +89,12 @@ def test_a_directory_that_is_no_model(tmp_path):
         check({}, tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SourceError, match=r"config.json: not JSON"):
+        check({}, tmp_path)
+
+
+def test_a_config_of_another_kind_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "distilbert", "n_layers": 6}))
+    with pytest.raises(ModelError, match=r"config.json of a distilbert has no 'num_hidden_layers'"):
         check({}, tmp_path)
 
 

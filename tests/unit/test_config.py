@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from flows.command import presets
-from tinybert.cli import describe_fields, merge, parse_assignments, validated
+from tinybert.cli import describe_fields, parse_assignments, validated
 from tinybert.config import DistillConfig
 from tinybert.errors import ConfigError
-from tinybert.form import fields
+from tinybert.form import fields, merge
 
 LEAST = {"name": "x", "data": {"source": "file:/rows.csv"}, "teacher": {"source": "file:/teacher"}}
 CORPUS = {"corpus": {"source": "file:/corpus.txt"}}

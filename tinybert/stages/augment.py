@@ -13,6 +13,7 @@ from tinybert.config import AugmentConfig
 from tinybert.data import RowWriter, TaskData, write_manifest
 from tinybert.models import load_tokenizer
 from tinybert.progress import Progress
+from tinybert.resume import resume_beside
 from tinybert.scoring import device
 from tinybert.training import OnMetrics
 
@@ -41,7 +42,7 @@ def run(
     """
     task = TaskData(data)
     train = task.rows("train")
-    known = word_vectors.load(vectors, out.with_name("resume")) if vectors else None
+    known = word_vectors.load(vectors, resume_beside(out)) if vectors else None
     proposer = AutoModelForMaskedLM.from_pretrained(model, use_safetensors=True).to(device())
     progress = Progress("augment", len(train), unit="row")
     pairs = list(train["text_pair"]) if train[0]["text_pair"] is not None else None

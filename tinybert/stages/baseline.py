@@ -8,12 +8,10 @@ from tinybert.cli import main
 from tinybert.config import BaselineConfig, OptimConfig, SelectionConfig
 from tinybert.data import TaskData
 from tinybert.models import label_options, load_tokenizer, save
+from tinybert.resume import resume_beside
 from tinybert.scoring import device
 from tinybert.supervised import SupervisedLearner, validation_of
 from tinybert.training import OnMetrics, TextCollator, train, with_lengths
-
-MOST_EPOCHS = 1000
-"""Epochs at most; the steps are what bounds the training."""
 
 
 def run(
@@ -46,10 +44,11 @@ def run(
     task, tokenizer = TaskData(data), load_tokenizer(student)
     shape = AutoConfig.from_pretrained(student, **label_options(task.labels))
     model = AutoModelForSequenceClassification.from_config(shape).to(device())
-    validation = validation_of(model, tokenizer, task, selection)
+    selection = selection.model_copy(update={"patience": None})
+    validation = validation_of(model, tokenizer, task, selection, optim.precision)
     rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
-    changes = {"steps": steps, "epochs": MOST_EPOCHS, "learning_rate": config.learning_rate}
-    learner, resume = SupervisedLearner(model), out.with_name("resume")
+    changes = {"steps": steps, "epochs": steps, "learning_rate": config.learning_rate}
+    learner, resume = SupervisedLearner(model), resume_beside(out)
     optim = optim.model_copy(update=changes)
     metrics = train("baseline", learner, rows, collate, optim, resume, on_metrics, validation)
     save(model, tokenizer, out, task.max_length)

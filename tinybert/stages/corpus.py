@@ -38,7 +38,7 @@ def run(*, source: Path, tokenizer: Path, config: CorpusConfig, out: Path, on_me
     files = split_files(source, "train")
     texts = _texts(files, config)
     packed = pack(texts, AutoTokenizer.from_pretrained(tokenizer), config.length)
-    progress = Progress("corpus", config.sequences or 0, unit="sequence")
+    progress = Progress("corpus", config.sequences, unit="sequence")
     counted = _counted(islice(packed, config.sequences), progress)
     sequences = write(counted, config.length, out / "corpus.arrow")
     if not sequences:

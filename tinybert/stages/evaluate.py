@@ -60,7 +60,7 @@ def run(
     labels = np.asarray(rows["label"])
     table: dict[str, dict[str, float]] = {}
     for name, (model, tokenizer) in models.items():
-        logits_NC = predict(model, tokenizer, rows, task.max_length, config.batch_size)
+        logits_NC = predict(model, tokenizer, rows, task.max_length, config.batch_size, precision="fp32")
         sizes = {"parameters": model.num_parameters(), "megabytes": megabytes(directories[name])}
         table[name] = {**classification_scores(logits_NC, labels), **sizes}
         draw_confusion(labels, logits_NC.argmax(dim=1).numpy(), task.labels, name, out / f"confusion_{name}.png")

@@ -11,6 +11,7 @@ from tinybert.data import TaskData
 from tinybert.errors import QualityError
 from tinybert.metrics import majority_share
 from tinybert.models import load_classifier, load_tokenizer, save
+from tinybert.resume import resume_beside
 from tinybert.supervised import SupervisedLearner, validation_of
 from tinybert.training import OnMetrics, TextCollator, train, with_lengths
 
@@ -34,11 +35,11 @@ def run(*, data: Path, teacher: Path, config: FineTuneConfig, out: Path, on_metr
     set_seed(config.optim.seed)
     task = TaskData(data)
     tokenizer, model = load_tokenizer(teacher), load_classifier(teacher, task.labels)
-    validation = validation_of(model, tokenizer, task, config.selection)
+    validation = validation_of(model, tokenizer, task, config.selection, config.optim.precision)
     rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
-    learner, resume = SupervisedLearner(model), out.with_name("resume")
+    learner, resume = SupervisedLearner(model), resume_beside(out)
     metrics = train("fine_tune", learner, rows, collate, config.optim, resume, on_metrics, validation)
-    _check_floor(validation.score()["accuracy"], task, config.floor)
+    _check_floor(metrics["validation_accuracy"], task, config.floor)
     save(model, tokenizer, out, task.max_length)
     return metrics
 

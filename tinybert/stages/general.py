@@ -8,6 +8,7 @@ from tinybert.corpus import Corpus, collate_packed
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_tokenizer, save
+from tinybert.resume import resume_beside
 from tinybert.student import build_student
 from tinybert.training import OnMetrics, train
 
@@ -39,13 +40,13 @@ def run(
     encoder = load_encoder(teacher)
     mapped = map_layers(layer_map, student.layers, encoder.config.num_hidden_layers)
     model = build_student(student, teacher, mapped, config.optim.seed)
-    learner = StateLearner(model, encoder, mapped, layer_map)
     metrics: dict[str, float] = {}
     if config.enabled and corpus is not None:
-        rows, resume = Corpus(corpus).rows(), out.with_name("resume")
+        learner = StateLearner(model, encoder, mapped, layer_map)
+        rows, resume = Corpus(corpus).rows(), resume_beside(out)
         metrics = train("general", learner, rows, collate_packed, config.optim, resume, on_metrics)
+        learner.projections.save(out)
     save(model, load_tokenizer(teacher), out, max_length=None)
-    learner.projections.save(out)
     return metrics
 
 

@@ -11,6 +11,7 @@ from tinybert.data import TaskData
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_tokenizer, save
+from tinybert.resume import resume_beside
 from tinybert.training import OnMetrics, TextCollator, train, with_lengths
 
 
@@ -49,7 +50,7 @@ def run(
     learner = StateLearner(model, guide, mapped, layer_map)
     learner.projections.load(student)
     rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
-    metrics = train("layers", learner, rows, collate, config.optim, out.with_name("resume"), on_metrics)
+    metrics = train("layers", learner, rows, collate, config.optim, resume_beside(out), on_metrics)
     save(model, tokenizer, out, task.max_length)
     learner.projections.save(out)
     return metrics

@@ -13,6 +13,7 @@ from tinybert.data import TaskData
 from tinybert.losses import soft_cross_entropy
 from tinybert.models import load_classifier, load_tokenizer, save
 from tinybert.progress import logger
+from tinybert.resume import resume_beside
 from tinybert.scoring import predict
 from tinybert.supervised import validation_of
 from tinybert.training import Learner, OnMetrics, TextCollator, train, with_lengths
@@ -68,11 +69,11 @@ def run(
     take_over_head(model, guide)
     rows = task.rows("train")
     logger.info("logits  teacher scores %d rows once", len(rows))
-    scored = predict(guide, tokenizer, rows, task.max_length)
+    scored = predict(guide, tokenizer, rows, task.max_length, precision=config.optim.precision)
     rows = with_lengths(rows).add_column("teacher_logits", scored.tolist())
-    validation = validation_of(model, tokenizer, task, config.selection)
+    validation = validation_of(model, tokenizer, task, config.selection, config.optim.precision)
     learner, collate = LogitLearner(model, config), TextCollator(tokenizer, task.max_length)
-    metrics = train("logits", learner, rows, collate, config.optim, out.with_name("resume"), on_metrics, validation)
+    metrics = train("logits", learner, rows, collate, config.optim, resume_beside(out), on_metrics, validation)
     save(model, tokenizer, out, task.max_length)
     return metrics
 

@@ -16,6 +16,7 @@ from tinybert.config import MlmConfig
 from tinybert.corpus import Corpus, collate_packed
 from tinybert.masked_lm import masked_logits
 from tinybert.models import load_tokenizer, save
+from tinybert.resume import resume_beside
 from tinybert.scoring import device
 from tinybert.training import Learner, OnMetrics, train
 
@@ -87,7 +88,7 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
         on_metrics(metrics, step)
 
     collate = MlmCollator(tokenizer, config.masked)
-    metrics = train("mlm", MlmLearner(model), rows, collate, config.optim, out.with_name("resume"), remember)
+    metrics = train("mlm", MlmLearner(model), rows, collate, config.optim, resume_beside(out), remember)
     save(model, tokenizer, out, max_length=None)
     return {**metrics, "masked_accuracy": latest.get("masked_accuracy", math.nan)}
 

@@ -157,7 +157,8 @@ def _sample(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     labels = [row.label for row in rows]
     if most < len(set(labels)):
         raise DataError(f"{most} rows cannot hold {len(set(labels))} labels; allow more rows")
-    chosen, _ = train_test_split(rows, train_size=most, stratify=labels, random_state=seed)
+    by_label = labels if len(rows) - most >= len(set(labels)) else None  # too few are left out to balance them
+    chosen, _ = train_test_split(rows, train_size=most, stratify=by_label, random_state=seed)
     return list(chosen)
 
 
