@@ -17,7 +17,7 @@ from tasks.run import RunSummary
 from tinybert.cli import validated
 from tinybert.config import DistillConfig
 from tinybert.digest import content_digest
-from tinybert.errors import DataError, ModelError, SourceError
+from tinybert.errors import ConfigError, DataError, ModelError, SourceError
 from tinybert.form import merge
 
 STAGES = [
@@ -215,3 +215,21 @@ assert "What to distil" in str(schema["properties"])
 def runs_in(home: Path) -> int:
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     return len(client.search_runs([client.get_experiment_by_name("tinybert").experiment_id]))
+
+
+def test_an_artifact_that_is_gone_is_computed_again(first, smoke_material):
+    report = Path(first.report_directory)
+    shutil.rmtree(report)
+    again = distill(smoke(smoke_material))
+    assert cached(again) == [name for name in STAGES if name != "evaluate"]
+    assert (Path(again.report_directory) / "comparison.json").exists()
+
+
+def test_a_local_store_is_refused_where_mlflow_is_a_server(home, smoke_material, monkeypatch):
+    from tasks.data import resolve_sources
+    from tasks.settings import settings
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    settings.cache_clear()
+    with pytest.raises(ConfigError, match="the MLflow server cannot read the local store file:"):
+        resolve_sources.fn(smoke(smoke_material))

@@ -123,3 +123,11 @@ def test_help_lists_every_field_with_its_default():
     assert all(f"  {name} (" in text for name, *_ in fields(DistillConfig))
     assert "student.layers (int, default 4)" in text
     assert "data.source (str, required)" in text
+
+
+def test_a_box_given_in_part_keeps_the_defaults_of_its_field():
+    changed = {"layers": {"optim": {"batch_size": 16}}, "fine_tune": {"selection": {"metric": "f1_macro"}}}
+    config = validated(DistillConfig, merge(merge(LEAST, CORPUS), changed))
+    assert (config.layers.optim.batch_size, config.layers.optim.epochs) == (16, 20)
+    assert config.fine_tune.selection.patience == 2
+    assert "layers.optim.epochs (int, default 20)" in describe_fields(DistillConfig)

@@ -193,3 +193,17 @@ def test_quotes_and_commas_in_csv(run, tmp_path):
     _, data = run(rows_csv(tmp_path / "a.csv", rows), validation_share=0.5)
     texts = {*data.rows("train")["text"], *data.rows("validation")["text"]}
     assert texts == {'a, "quoted" text', "null", "NA", "plain"}
+
+
+def test_directories_named_after_splits(run, tmp_path):
+    for folder, rows in (("train", many(6)), ("validation", ["held out,good", "kept back,bad"]), ("test", ["x,good"])):
+        (tmp_path / "hub" / folder).mkdir(parents=True)
+        rows_csv(tmp_path / "hub" / folder / "0000.csv", rows)
+    metrics, data = run(tmp_path / "hub")
+    assert (metrics["train_rows"], metrics["validation_rows"]) == (6, 2)
+    assert sorted(data.rows("validation")["text"]) == ["held out", "kept back"]
+
+
+def test_all_rows_but_one(run, tmp_path):
+    source = rows_csv(tmp_path / "a.csv", many(20))
+    assert run(source, rows=17, validation_share=0.1)[0]["train_rows"] == 17
