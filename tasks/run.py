@@ -144,6 +144,7 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         name: Of the run.
         stages: How many there will be.
     """
+    logger.setLevel(logging.INFO)  # also where a worker, not our command line, set up the logging
     tracker().replay()
     tags = {
         "prefect.flow_run_id": str(flow_run.id or ""),
