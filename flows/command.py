@@ -57,8 +57,11 @@ def main(flow: Callable[[Any], RunSummary], form: type[Form], arguments: Sequenc
     except InputError as error:
         fail(error)
     except TransientError as error:
-        print(f"error: {error} (given up after retries; run the same command again to continue)", file=sys.stderr)
+        print(f"error: {error}\nthe same command continues where this run stopped", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where this run stopped", file=sys.stderr)
+        raise SystemExit(130) from None
     show(summary)
     if given.json:
         write_json(summary, given.json)

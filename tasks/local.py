@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from prefect.settings import (
 
 from tasks.connections import store
 from tasks.settings import settings
+from tinybert.errors import InputError, TransientError
 
 logger = logging.getLogger("tinybert")
 
@@ -37,8 +39,12 @@ def local_settings() -> Iterator[None]:
 
     Cached results lie in the store they point into: who deletes the store deletes them with it. Local runs of one
     directory take turns, by a lock that ends with its process.
+
+    Raises:
+        TransientError: A server is configured and does not answer.
     """
     if PREFECT_API_URL.value():
+        _check_server()
         yield
         return
     root = store().root
@@ -57,6 +63,16 @@ def local_settings() -> Iterator[None]:
         _end_orphans()
         _free_slots()
         yield
+
+
+def _check_server() -> None:
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem:
+        raise TransientError(
+            f"the Prefect server at {PREFECT_API_URL.value()} does not answer ({type(problem).__name__}); "
+            "start it, or unset PREFECT_API_URL to run without one"
+        )
 
 
 @contextmanager
@@ -101,3 +117,18 @@ def speak() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(logging.WARNING)
+                handler.addFilter(_is_news)
+                handler.setFormatter(_Terse())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what the command line itself says at its end: why the run failed, and that it did."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, InputError) and not record.getMessage().startswith("Finished in state")
+
+
+class _Terse(logging.Formatter):
+    """One line a record: the traceback of what nobody expected comes at the end, from Python, once."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{time.strftime('%H:%M:%S')}  {record.getMessage()}"

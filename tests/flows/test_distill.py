@@ -1,6 +1,7 @@
 """The main job end to end on a tiny real BERT: what it leaves behind, what it re-runs, how it fails."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -196,6 +197,34 @@ def test_the_command_line_says_what_is_wrong_in_one_line():
         assert done.returncode == 2
         assert done.stderr.startswith(message)
         assert done.stderr.count("\n") == 1
+
+
+def test_a_prefect_server_that_is_down_is_named(tmp_path):
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-m", "flows.distill", "--preset", "smoke"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: the Prefect server at http://127.0.0.1:9/api does not answer (ConnectError); start it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_server_says_what_is_wrong_without_a_traceback(tmp_path, smoke_material):
+    for name in ("rows.csv", "corpus.txt", "vectors.txt"):
+        (tmp_path / "build" / "smoke").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(smoke_material / name, tmp_path / "build" / "smoke" / name)
+    shutil.copytree(smoke_material / "teacher", tmp_path / "build" / "smoke" / "teacher")
+    unset = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
+    command = [sys.executable, "-m", "flows.distill", "--preset", "smoke", "--set", "data.label=mood"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: rows.csv: no column 'mood'; it has label, text"
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "build" / "prefect" / "prefect.db").exists()
 
 
 def test_the_form_builds_without_torch():
