@@ -99,13 +99,7 @@ class StageCachePolicy(CachePolicy):
 
 def is_transient(_: Any, __: Any, state: Any) -> bool:
     """Retry what is the world's fault, and nothing else: bad input stays bad."""
-    try:
-        state.result()
-    except TransientError:
-        return True
-    except Exception:
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 def cpu_stage(stage: str) -> Callable[[Callable[P, R]], Task[P, R]]:
