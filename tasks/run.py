@@ -120,7 +120,8 @@ def _is_stored(result: Any) -> bool:
 
 def _address(uri: str) -> str:
     """A tracking URI's part after the scheme, without user and password."""
-    return uri.partition("://")[2].rpartition("@")[2]
+    authority, slash, path = uri.partition("://")[2].partition("/")
+    return authority.rpartition("@")[2] + slash + path
 
 
 def _markdown(summary: RunSummary, table: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import logging
+import re
 import shutil
 import sys
 import textwrap
@@ -19,6 +20,8 @@ from tinybert.resume import resume_beside
 
 F = TypeVar("F", bound=Form)
 Parameters = Mapping[str, inspect.Parameter]
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""1e-4, which YAML 1.1 takes for text because it has no point."""
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not isinstance(box, dict):
             raise ConfigError(f"--set {assignment}: {'.'.join(boxes)} is already a plain value")
         try:
-            box[last] = yaml.safe_load(text)
+            box[last] = float(text) if _EXPONENT.fullmatch(text.strip()) else yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {assignment}: {text!r} is not a YAML value; quote it") from None
     return values

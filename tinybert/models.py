@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -22,7 +23,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 def load_encoder(directory: Path) -> PreTrainedModel:
     """The encoder of a model directory, any head left out, on this machine's device."""
-    model: PreTrainedModel = AutoModel.from_pretrained(directory, use_safetensors=True)
+    model: PreTrainedModel = AutoModel.from_pretrained(directory, use_safetensors=True, dtype=torch.float32)
     return model.to(device())
 
 
@@ -30,7 +31,7 @@ def load_classifier(directory: Path, labels: list[str] | None = None) -> PreTrai
     """A sequence classifier; with labels, one with a head for them, new where the directory has none."""
     options = {} if labels is None else label_options(labels)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        directory, use_safetensors=True, ignore_mismatched_sizes=labels is not None, **options
+        directory, use_safetensors=True, dtype=torch.float32, ignore_mismatched_sizes=labels is not None, **options
     )
     return model.to(device())
 

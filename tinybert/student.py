@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, set_seed
 
 from tinybert.config import StudentConfig
@@ -17,6 +18,7 @@ def student_config(student: StudentConfig, teacher: PretrainedConfig) -> Pretrai
     config.intermediate_size = student.ffn
     config.num_attention_heads = student.heads
     config.architectures = None
+    config.dtype = torch.float32
     return config
 
 
@@ -35,7 +37,7 @@ def build_student(student: StudentConfig, teacher: Path, mapped: list[int], seed
     set_seed(seed)
     model = AutoModel.from_config(student_config(student, AutoConfig.from_pretrained(teacher)))
     if student.start == "teacher":
-        _copy_weights(model, AutoModel.from_pretrained(teacher, use_safetensors=True), mapped)
+        _copy_weights(model, AutoModel.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32), mapped)
     return model
 
 

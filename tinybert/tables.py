@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, IterableDataset, load_dataset
+from datasets import ClassLabel, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetsError
 
 from tinybert.errors import DataError
@@ -87,7 +87,11 @@ def _open(file: Path) -> IterableDataset:
         options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
     try:
         rows = load_dataset(READERS[suffix], data_files=str(file), split="train", streaming=True, **options)
-        return rows if rows.column_names else rows._resolve_features()
+        rows = rows if rows.column_names else rows._resolve_features()
+        if READERS[suffix] == "csv":  # cells as they are written: types guessed from the first rows fail later
+            columns = Features({name: Value("string") for name in rows.column_names})
+            rows = load_dataset("csv", data_files=str(file), split="train", streaming=True, features=columns, **options)
+        return rows
     except READ_ERRORS as error:
         raise _unreadable(file, error) from error
 

@@ -164,6 +164,7 @@ def _arguments(
         seed=optim.seed,
         train_sampling_strategy="group_by_length" if "length" in rows.column_names else "random",
         logging_steps=LOG_EVERY,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if selection else "no",
         eval_steps=every,

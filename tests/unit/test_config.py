@@ -131,3 +131,9 @@ def test_a_box_given_in_part_keeps_the_defaults_of_its_field():
     assert (config.layers.optim.batch_size, config.layers.optim.epochs) == (16, 20)
     assert config.fine_tune.selection.patience == 2
     assert "layers.optim.epochs (int, default 20)" in describe_fields(DistillConfig)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "5e-05", "2E-5", "1.0e-4", "0.0001"])
+def test_learning_rates_as_people_write_them(text):
+    values = merge(merge(LEAST, CORPUS), parse_assignments([f"layers.optim.learning_rate={text}"]))
+    assert validated(DistillConfig, values).layers.optim.learning_rate == float(text)

@@ -207,3 +207,20 @@ def test_directories_named_after_splits(run, tmp_path):
 def test_all_rows_but_one(run, tmp_path):
     source = rows_csv(tmp_path / "a.csv", many(20))
     assert run(source, rows=17, validation_share=0.1)[0]["train_rows"] == 17
+
+
+def test_a_column_that_changes_its_kind_far_down(run, tmp_path):
+    ages = ["3"] * 11_000 + ["", "n/a", "3.5"] + ["4"] * 997
+    rows = [f"text {i},{'ab'[i % 2]},{age}" for i, age in enumerate(ages)]
+    metrics, _ = run(rows_csv(tmp_path / "a.csv", rows, "text,label,age"))
+    assert metrics["train_rows"] + metrics["validation_rows"] == 12_000
+
+
+def test_labels_are_taken_as_they_are_written(run, tmp_path):
+    _, data = run(rows_csv(tmp_path / "a.csv", many(10, ("007", "1.0"))))
+    assert sorted(data.labels) == ["007", "1.0"]
+
+
+def test_a_share_that_leaves_no_training_rows(run, tmp_path):
+    with pytest.raises(DataError, match=r"10 rows cannot be split with data.validation_share 0.95: each split needs"):
+        run(rows_csv(tmp_path / "a.csv", many(10)), validation_share=0.95)

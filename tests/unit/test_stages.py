@@ -327,3 +327,15 @@ def test_training_stages_report_steps_and_scores(made):
     assert metrics["fine_tune"]["validation_accuracy"] > 0.8
     assert metrics["layers"]["steps"] == metrics["general"]["steps"] == 4
     assert {"loss", "seconds", "examples_per_second", "validation_f1_macro"} <= metrics["logits"].keys()
+
+
+def test_a_teacher_stored_in_half_precision_is_trained_in_full(smoke_material, tmp_path):
+    from tinybert.models import load_classifier, load_encoder
+    from tinybert.student import build_student
+
+    half = tmp_path / "half"
+    AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher").to(torch.float16).save_pretrained(half)
+    wide = StudentConfig(layers=2, hidden=32, ffn=64, heads=4, start="teacher")
+    models = [load_encoder(half), load_classifier(half, ["a", "b"])]
+    models += [build_student(shape, half, [2, 4], seed=0) for shape in (wide, STUDENT)]
+    assert all(p.dtype == torch.float32 for model in models for p in model.parameters())

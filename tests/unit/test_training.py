@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(rows, tmp_path):
         def forward(self, **batch):
             return {"loss": super().forward(**batch)["loss"] * math.inf}
 
-    with pytest.raises(QualityError, match=r"test: loss (inf|nan) at step 10; lower the learning rate"):
+    with pytest.raises(QualityError, match=r"test: loss (inf|nan) at step 1; lower the learning rate"):
         fit(Broken(), rows, tmp_path)
 
 
@@ -164,3 +164,11 @@ def test_dropout_is_overridden(rows, tmp_path):
     learner = Line(dropout=0.5)
     fit(learner, rows, tmp_path, steps=1, dropout=0.0)
     assert learner.dropout.p == 0.0
+
+
+def test_stopping_before_the_first_regular_log(rows, tmp_path):
+    falling = iter([0.9, 0.8, 0.7])
+    validation = Validation(lambda: {"accuracy": next(falling), "f1_macro": 0.5}, SelectionConfig(patience=1))
+    metrics = fit(Line(), rows, tmp_path, batch_size=20, epochs=9, validation=validation)
+    assert metrics["steps"] == 4
+    assert math.isfinite(metrics["loss"])

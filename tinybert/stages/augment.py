@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForMaskedLM
 
@@ -43,7 +44,7 @@ def run(
     task = TaskData(data)
     train = task.rows("train")
     known = word_vectors.load(vectors, resume_beside(out)) if vectors else None
-    proposer = AutoModelForMaskedLM.from_pretrained(model, use_safetensors=True).to(device())
+    proposer = AutoModelForMaskedLM.from_pretrained(model, use_safetensors=True, dtype=torch.float32).to(device())
     progress = Progress("augment", len(train), unit="row")
     pairs = list(train["text_pair"]) if train[0]["text_pair"] is not None else None
     copies = augment(

@@ -1,6 +1,5 @@
 """Masked language modelling: adapts an encoder to the corpus, and grows a head where it came without one."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
     set_seed(config.optim.seed)
     tokenizer = load_tokenizer(teacher)
     rows = Corpus(corpus).rows()
-    model = AutoModelForMaskedLM.from_pretrained(teacher, use_safetensors=True).to(device())
+    model = AutoModelForMaskedLM.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32).to(device())
     if not has_mlm_head(teacher):
         _start_from_frequencies(model, rows)
     latest: dict[str, float] = {}
@@ -90,7 +89,7 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
     collate = MlmCollator(tokenizer, config.masked)
     metrics = train("mlm", MlmLearner(model), rows, collate, config.optim, resume_beside(out), remember)
     save(model, tokenizer, out, max_length=None)
-    return {**metrics, "masked_accuracy": latest.get("masked_accuracy", math.nan)}
+    return {**metrics, **{name: latest[name] for name in ("masked_accuracy",) if name in latest}}
 
 
 def _start_from_frequencies(model: PreTrainedModel, rows: Dataset) -> None:

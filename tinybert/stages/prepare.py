@@ -134,6 +134,11 @@ def _split(rows: list[Row], config: DataConfig) -> tuple[list[Row], list[Row]]:
         raise DataError(f"label {smallest[0]!r} has one row; two are needed to split off a validation set")
     labels = [row.label for row in rows]
     count = max(round(config.validation_share * len(rows)), len(set(labels)))
+    if len(rows) - count < len(set(labels)):
+        raise DataError(
+            f"{len(rows)} rows cannot be split with data.validation_share {config.validation_share:g}: each split "
+            f"needs a row of each of the {len(set(labels))} labels; add rows, or change the share"
+        )
     train, held_out = train_test_split(rows, test_size=count, stratify=labels, random_state=config.seed)
     return train, held_out
 
@@ -157,7 +162,9 @@ def _sample(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     labels = [row.label for row in rows]
     if most < len(set(labels)):
         raise DataError(f"{most} rows cannot hold {len(set(labels))} labels; allow more rows")
-    by_label = labels if len(rows) - most >= len(set(labels)) else None  # too few are left out to balance them
+    # Too few rows left out, or a label of a single row, cannot be balanced.
+    balances = len(rows) - most >= len(set(labels)) and min(Counter(labels).values()) > 1
+    by_label = labels if balances else None
     chosen, _ = train_test_split(rows, train_size=most, stratify=by_label, random_state=seed)
     return list(chosen)
 
