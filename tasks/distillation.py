@@ -9,11 +9,10 @@ from tinybert.config import (
     LayersConfig,
     LogitsConfig,
     MapConfig,
-    OptimConfig,
-    SelectionConfig,
     StudentConfig,
 )
 from tinybert.refs import CorpusRef, DatasetRef, ModelRef, ModelResult
+from tinybert.training_config import OptimConfig, SelectionConfig
 
 
 @gpu_stage("fine_tune")

@@ -27,7 +27,15 @@ R = TypeVar("R")
 logger = logging.getLogger("tinybert")
 
 PACKAGE = "tinybert"
-DECLARATIONS = {"tinybert", "tinybert.config", "tinybert.form", "tinybert.errors", "tinybert.refs", "tinybert.cli"}
+DECLARATIONS = {
+    "tinybert",
+    "tinybert.config",
+    "tinybert.training_config",
+    "tinybert.form",
+    "tinybert.errors",
+    "tinybert.refs",
+    "tinybert.cli",
+}
 """Modules that compute nothing: what they contribute to a stage reaches its key through the inputs."""
 RETRIES = 3
 

@@ -9,56 +9,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tinybert.form import Form
+from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
 
 PIN = r"^(hub|file|s3|package|models):.+$"
-
-
-class OptimConfig(Form):
-    """How one stage trains."""
-
-    epochs: int = Field(3, ge=1, le=1000)
-    """Passes over the training rows."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps at most; the run ends at whichever comes first, epochs or steps. Empty: epochs alone."""
-    batch_size: int = Field(32, ge=1, le=4096)
-    """Rows (or packed sequences) per optimizer step. Raising it needs more memory and fewer steps."""
-    accumulation: int = Field(1, ge=1, le=1024)
-    """Slices a batch is computed in: same gradient, less memory."""
-    learning_rate: float = Field(5e-5, gt=0, le=1)
-    """Peak learning rate of AdamW, reached after the warm-up, then falling to 0 in a straight line."""
-    warmup: float = Field(0.1, ge=0, le=1)
-    """Share of all steps over which the learning rate rises."""
-    weight_decay: float = Field(0.01, ge=0, le=1)
-    """AdamW's weight decay; biases and layer norms are exempt."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients longer than this are scaled down to it."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Share of activations dropped while training. Empty: the model's own, 0.1 for BERT; 0 saves a quarter on CPUs."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or plain fp32. auto: bf16 where the hardware multiplies it natively."""
-    checkpoint_every: int = Field(500, ge=1)
-    """Steps between the checkpoints a killed run resumes from, where no evaluation writes one anyway."""
-    seed: int = Field(42, ge=0, le=2**31 - 1)
-    """Order of rows, dropout and new weights follow from it."""
-
-    @model_validator(mode="after")
-    def _slices_divide(self) -> Self:
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}; choose one that does"
-            )
-        return self
-
-
-class SelectionConfig(Form):
-    """How the best checkpoint of a stage is chosen, always on the validation split."""
-
-    metric: Literal["accuracy", "f1_macro"] = "accuracy"
-    """Higher is better."""
-    evaluations_per_epoch: int = Field(1, ge=1, le=100)
-    """More evaluations find the best point more exactly and cost time."""
-    patience: int | None = Field(None, ge=1)
-    """Evaluations without improvement after which training stops. Empty: never early."""
 
 
 class DataConfig(Form):
@@ -121,7 +74,7 @@ class StudentConfig(Form):
     heads: int = Field(12, ge=1, le=128)
     """Attention heads. The attention loss needs as many as the teacher has."""
     start: Literal["random", "teacher"] = "random"
-    """Weights before general distillation: random, or copied from the mapped teacher layers (same widths only)."""
+    """Weights before general distillation: random, or the mapped teacher layers', cut down by SVD when narrower."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -139,6 +92,12 @@ class MapConfig(Form):
     """Teacher layers (1 is the first) for student layers 1..M, rising; only with strategy explicit."""
     projection: Literal["per_layer", "shared"] = "per_layer"
     """Where widths differ: one learnt projection from student to teacher width per layer, or one for all."""
+    attention: Literal["auto", "scores", "relations"] = "auto"
+    """scores: the paper's attention loss, equal heads needed; relations: MiniLMv2's; auto: scores if heads agree."""
+    relation_heads: int | None = Field(None, ge=1, le=256)
+    """Heads of the relation loss, a divisor of both widths. Empty: the teacher's, or the most that divide both."""
+    layer_weights: list[float] = []
+    """Weight of each student layer in the attention and hidden losses (lambda). Empty: 1 each."""
     attention_weight: float = Field(1.0, ge=0)
     """Weight of the attention loss (eq. 7 of the paper)."""
     hidden_weight: float = Field(1.0, ge=0)
@@ -152,6 +111,8 @@ class MapConfig(Form):
             raise ValueError(f"explicit {self.explicit} with strategy {self.strategy!r}; give both or neither")
         if self.explicit != sorted(set(self.explicit)) or (self.explicit and self.explicit[0] < 1):
             raise ValueError(f"explicit {self.explicit}: teacher layers must rise and start at 1 or later")
+        if any(weight < 0 for weight in self.layer_weights) or (self.layer_weights and not any(self.layer_weights)):
+            raise ValueError(f"layer_weights {self.layer_weights}: none may be negative, and not all 0")
         if not self.attention_weight + self.hidden_weight + self.embedding_weight:
             raise ValueError("attention_weight, hidden_weight and embedding_weight are all 0; nothing is learnt")
         return self
@@ -228,6 +189,15 @@ class AugmentConfig(Form):
     """Which words are replaced and by what."""
 
 
+class TargetsConfig(Form):
+    """What the student imitates: the teacher's answers for every training row, computed once and kept."""
+
+    states_gb: float = Field(0.0, ge=0, le=100_000)
+    """Gigabytes its states may take; within them `layers` trains several times faster. 0: computed at each step."""
+    batch_tokens: int = Field(8192, ge=64)
+    """Tokens per forward pass of the teacher. Raising it needs more memory."""
+
+
 class LayersConfig(Form):
     """Task distillation, first part: the Transformer and embedding losses."""
 
@@ -302,6 +272,8 @@ class DistillConfig(Form):
     """General distillation."""
     augment: AugmentConfig = AugmentConfig()
     """Data augmentation."""
+    targets: TargetsConfig = TargetsConfig()
+    """The teacher's answers."""
     layers: LayersConfig = LayersConfig()
     """Task distillation, intermediate layers."""
     logits: LogitsConfig = LogitsConfig()
@@ -312,6 +284,8 @@ class DistillConfig(Form):
     """Comparison."""
     publish: PublishConfig = PublishConfig()
     """Registration."""
+    launch: LaunchConfig = LaunchConfig()
+    """Processes and machines of the training stages."""
 
     @model_validator(mode="after")
     def _boxes_agree(self) -> Self:
@@ -322,6 +296,11 @@ class DistillConfig(Form):
             raise ValueError(
                 f"layer_map.explicit has {len(self.layer_map.explicit)} entries but student.layers is "
                 f"{self.student.layers}; give one teacher layer per student layer"
+            )
+        if self.layer_map.layer_weights and len(self.layer_map.layer_weights) != self.student.layers:
+            raise ValueError(
+                f"layer_map.layer_weights has {len(self.layer_map.layer_weights)} entries but student.layers is "
+                f"{self.student.layers}; give one weight per student layer"
             )
         if self.mlm.adapt_teacher and (not self.mlm.enabled or self.teacher.fine_tuned):
             raise ValueError(

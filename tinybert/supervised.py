@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tinybert.config import SelectionConfig
 from tinybert.data import TaskData
 from tinybert.metrics import classification_scores
 from tinybert.scoring import predict
 from tinybert.training import Learner, Validation
+from tinybert.training_config import SelectionConfig
 
 
 class SupervisedLearner(Learner):

@@ -28,11 +28,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from tinybert.config import OptimConfig, SelectionConfig
 from tinybert.errors import QualityError
 from tinybert.progress import Progress
 from tinybert.resume import last_checkpoint
 from tinybert.scoring import device, encode, use_bf16
+from tinybert.training_config import OptimConfig, SelectionConfig
 
 LOG_EVERY = 10
 """Steps between two points of a loss curve."""

@@ -20,8 +20,6 @@ from tinybert.config import (
     LogitsConfig,
     MapConfig,
     MlmConfig,
-    OptimConfig,
-    SelectionConfig,
     StudentConfig,
 )
 from tinybert.corpus import Corpus, pack
@@ -41,6 +39,7 @@ from tinybert.stages import (
     mlm,
     prepare,
 )
+from tinybert.training_config import OptimConfig, SelectionConfig
 
 OPTIM = OptimConfig(epochs=1, steps=4, batch_size=8, learning_rate=1e-3)
 STUDENT = StudentConfig(layers=2, hidden=16, ffn=32, heads=4)

@@ -8,9 +8,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
 
-from tinybert.config import OptimConfig, SelectionConfig
 from tinybert.errors import QualityError
 from tinybert.training import Learner, Validation, train
+from tinybert.training_config import OptimConfig, SelectionConfig
 
 
 class Line(Learner):

@@ -5,13 +5,14 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
 from tinybert.cli import main
-from tinybert.config import BaselineConfig, OptimConfig, SelectionConfig
+from tinybert.config import BaselineConfig
 from tinybert.data import TaskData
 from tinybert.models import label_options, load_tokenizer, save
 from tinybert.resume import resume_beside
 from tinybert.scoring import device
 from tinybert.supervised import SupervisedLearner, validation_of
 from tinybert.training import OnMetrics, TextCollator, train, with_lengths
+from tinybert.training_config import OptimConfig, SelectionConfig
 
 
 def run(
