@@ -4,7 +4,14 @@ from prefect import flow
 
 from tasks.augmentation import augment_data, train_mlm
 from tasks.data import check_labels, prepare_corpus, prepare_data, resolve_sources
-from tasks.distillation import distill_general, distill_layers, distill_logits, fine_tune_teacher, train_baseline
+from tasks.distillation import (
+    ask_teacher,
+    distill_general,
+    distill_layers,
+    distill_logits,
+    fine_tune_teacher,
+    train_baseline,
+)
 from tasks.evaluation import evaluate_models
 from tasks.publishing import export_student, publish_model
 from tasks.run import RunSummary, open_run
@@ -22,7 +29,7 @@ def planned(config: DistillConfig) -> int:
         config.layers.enabled,
         config.baseline.enabled,
     ]
-    always = ["prepare", "logits", "export", "evaluate"]
+    always = ["prepare", "targets", "logits", "export", "evaluate"]
     return len(always) + sum(optional)
 
 
@@ -41,33 +48,39 @@ def distill(config: DistillConfig) -> RunSummary:
         if found.corpus is not None:
             corpus = run(prepare_corpus, found.corpus, found.teacher, config.corpus).corpus
         if corpus is not None and config.mlm.enabled:
-            adapted = run(train_mlm, corpus, found.teacher, config.mlm).model
+            adapted = run(train_mlm, corpus, found.teacher, config.mlm, config.launch).model
         base = adapted if adapted is not None and config.mlm.adapt_teacher else found.teacher
 
         teacher = base
         if not config.teacher.fine_tuned:
-            teacher = run(fine_tune_teacher, data, base, config.fine_tune).model
+            teacher = run(fine_tune_teacher, data, base, config.fine_tune, config.launch).model
         run.always(check_labels, data, teacher)
 
         student = found.student
         if student is None:
             learnt = corpus if config.general_is_run else None
-            student = run(distill_general, learnt, base, config.student, config.layer_map, config.general).model
+            boxes = (config.student, config.layer_map, config.general, config.launch)
+            student = run(distill_general, learnt, base, *boxes).model
 
         train, shape, steps = data, student, 0
         if config.augment.enabled:
             train = run(augment_data, data, adapted or found.teacher, found.vectors, config.augment).dataset
+        precision = config.logits.optim.precision
+        targets = run(ask_teacher, train, teacher, found.states, precision, config.targets).targets
         if config.layers.enabled:
-            layers = run(distill_layers, train, teacher, student, config.layer_map, config.layers)
+            layers = run(
+                distill_layers, train, teacher, student, config.layer_map, targets, config.layers, config.launch
+            )
             student, steps = layers.model, int(layers.metrics["steps"])
-        logits = run(distill_logits, train, teacher, student, config.logits)
+        logits = run(distill_logits, train, teacher, student, targets, config.logits, config.launch)
         steps += int(logits.metrics["steps"])
         model = run(export_student, data, logits.model).model
 
         baseline = None
         if config.baseline.enabled:
-            optim, selection = config.logits.optim, config.logits.selection
-            baseline = run(train_baseline, data, shape, optim, selection, config.baseline, steps).model
+            like = config.logits
+            trained = (like.optim, like.selection, config.baseline, steps, config.launch)
+            baseline = run(train_baseline, data, shape, *trained).model
         evaluated = run(evaluate_models, data, teacher, model, baseline, config.evaluate)
 
         registered = None

@@ -4,12 +4,13 @@ from tasks.policy import gpu_stage
 from tasks.stage import run_stage
 from tinybert.config import AugmentConfig, MlmConfig
 from tinybert.refs import CorpusRef, DatasetRef, DatasetResult, ModelRef, ModelResult, VectorsRef
+from tinybert.training_config import LaunchConfig
 
 
 @gpu_stage("mlm")
-def train_mlm(corpus: CorpusRef, teacher: ModelRef, config: MlmConfig) -> ModelResult:
+def train_mlm(corpus: CorpusRef, teacher: ModelRef, config: MlmConfig, launch: LaunchConfig) -> ModelResult:
     """Train the encoder as a masked language model. Needs one accelerator slot."""
-    return run_stage("mlm", ModelResult, corpus=corpus, teacher=teacher, config=config)
+    return run_stage("mlm", ModelResult, corpus=corpus, teacher=teacher, config=config, launch=launch)
 
 
 @gpu_stage("augment")

@@ -8,10 +8,20 @@ from tasks import sources
 from tasks.policy import cpu_stage, quick_task
 from tasks.settings import settings
 from tasks.stage import run_stage
-from tinybert.checks import check_models, check_teacher_labels
+from tinybert.attention_kind import Kind
+from tinybert.checks import check_models, check_teacher_labels, wanted_states
 from tinybert.config import CorpusConfig, DataConfig, DistillConfig
 from tinybert.errors import ConfigError
 from tinybert.refs import CorpusResult, DatasetRef, DatasetResult, ModelRef, SourceRef, VectorsRef
+
+
+class StatesWanted(BaseModel):
+    """Which of the teacher's states the student will learn from; none where they are not to be kept."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mapped: list[int] = []
+    attention: Kind = "hidden"
 
 
 class Sources(BaseModel):
@@ -25,6 +35,7 @@ class Sources(BaseModel):
     student: ModelRef | None = None
     corpus: SourceRef | None = None
     vectors: VectorsRef | None = None
+    states: StatesWanted = StatesWanted()
 
 
 @quick_task("sources")
@@ -36,18 +47,21 @@ def resolve_sources(config: DistillConfig) -> Sources:
             "set TINYBERT_STORE to s3://bucket/prefix, or publish.enabled to false"
         )
     student = sources.pin(config.student.source, ModelRef) if config.student.source else None
-    found = Sources(
+    teacher = sources.pin(config.teacher.source, ModelRef)
+    directories = sources.local(teacher), sources.local(student) if student else None
+    check_models(config, *directories)
+    mapped, attention = wanted_states(config, *directories)
+    return Sources(
         data=sources.pin(config.data.source, SourceRef),
         validation=sources.pin(config.data.validation_source, SourceRef) if config.data.validation_source else None,
-        teacher=sources.pin(config.teacher.source, ModelRef),
+        teacher=teacher,
         student=student,
+        states=StatesWanted(mapped=mapped, attention=attention),
         corpus=sources.pin(config.corpus.source, SourceRef) if config.corpus.source and config.needs_corpus else None,
         vectors=sources.pin(config.augment.vectors, VectorsRef)
         if config.augment.vectors and config.augment.enabled
         else None,
     )
-    check_models(config, sources.local(found.teacher), sources.local(student) if student else None)
-    return found
 
 
 @quick_task("labels")

@@ -1,5 +1,7 @@
 """Tasks that train: the teacher, the general student, both parts of task distillation, the baseline."""
 
+from tasks.connections import store
+from tasks.data import StatesWanted
 from tasks.policy import gpu_stage
 from tasks.stage import run_stage
 from tinybert.config import (
@@ -10,41 +12,107 @@ from tinybert.config import (
     LogitsConfig,
     MapConfig,
     StudentConfig,
+    TargetsConfig,
 )
-from tinybert.refs import CorpusRef, DatasetRef, ModelRef, ModelResult
-from tinybert.training_config import OptimConfig, SelectionConfig
+from tinybert.refs import CorpusRef, DatasetRef, EarlierRef, ModelRef, ModelResult, TargetsRef, TargetsResult
+from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
 
 
 @gpu_stage("fine_tune")
-def fine_tune_teacher(data: DatasetRef, teacher: ModelRef, config: FineTuneConfig) -> ModelResult:
+def fine_tune_teacher(data: DatasetRef, teacher: ModelRef, config: FineTuneConfig, launch: LaunchConfig) -> ModelResult:
     """Fine-tune the teacher on the task. Needs one accelerator slot."""
-    return run_stage("fine_tune", ModelResult, data=data, teacher=teacher, config=config)
+    return run_stage("fine_tune", ModelResult, data=data, teacher=teacher, config=config, launch=launch)
 
 
 @gpu_stage("general")
 def distill_general(
-    corpus: CorpusRef | None, teacher: ModelRef, student: StudentConfig, layer_map: MapConfig, config: GeneralConfig
+    corpus: CorpusRef | None,
+    teacher: ModelRef,
+    student: StudentConfig,
+    layer_map: MapConfig,
+    config: GeneralConfig,
+    launch: LaunchConfig,
 ) -> ModelResult:
     """Distil a pretrained teacher into a general student on plain text. Needs one accelerator slot."""
     return run_stage(
-        "general", ModelResult, corpus=corpus, teacher=teacher, student=student, layer_map=layer_map, config=config
+        "general",
+        ModelResult,
+        corpus=corpus,
+        teacher=teacher,
+        student=student,
+        layer_map=layer_map,
+        config=config,
+        launch=launch,
     )
+
+
+@gpu_stage("targets")
+def ask_teacher(
+    data: DatasetRef, teacher: ModelRef, states: StatesWanted, precision: str, config: TargetsConfig
+) -> TargetsResult:
+    """Ask the fine-tuned teacher about each row, once for all runs. Needs one accelerator slot."""
+    key = f"{teacher.digest}-{precision}"
+    last = store().pointed("targets", key).get("targets")
+    earlier = {"previous": EarlierRef(uri=last.uri, digest=last.digest)} if last and store().holds(last) else {}
+    result = run_stage(
+        "targets",
+        TargetsResult,
+        data=data,
+        teacher=teacher,
+        config=config,
+        mapped=states.mapped,
+        attention=states.attention,
+        precision=precision,
+        **earlier,
+    )
+    store().point("targets", key, {"targets": result.targets})
+    return result
 
 
 @gpu_stage("layers")
 def distill_layers(
-    data: DatasetRef, teacher: ModelRef, student: ModelRef, layer_map: MapConfig, config: LayersConfig
+    data: DatasetRef,
+    teacher: ModelRef,
+    student: ModelRef,
+    layer_map: MapConfig,
+    targets: TargetsRef,
+    config: LayersConfig,
+    launch: LaunchConfig,
 ) -> ModelResult:
     """Distil the fine-tuned teacher's layers. Needs one accelerator slot."""
     return run_stage(
-        "layers", ModelResult, data=data, teacher=teacher, student=student, layer_map=layer_map, config=config
+        "layers",
+        ModelResult,
+        data=data,
+        teacher=teacher,
+        student=student,
+        layer_map=layer_map,
+        targets=targets,
+        config=config,
+        launch=launch,
     )
 
 
 @gpu_stage("logits")
-def distill_logits(data: DatasetRef, teacher: ModelRef, student: ModelRef, config: LogitsConfig) -> ModelResult:
+def distill_logits(
+    data: DatasetRef,
+    teacher: ModelRef,
+    student: ModelRef,
+    targets: TargetsRef,
+    config: LogitsConfig,
+    launch: LaunchConfig,
+) -> ModelResult:
     """Distil the fine-tuned teacher's predictions. Needs one accelerator slot."""
-    return run_stage("logits", ModelResult, data=data, teacher=teacher, student=student, config=config)
+    return run_stage(
+        "logits",
+        ModelResult,
+        data=data,
+        teacher=teacher,
+        student=student,
+        targets=targets,
+        config=config,
+        launch=launch,
+    )
 
 
 @gpu_stage("baseline")
@@ -55,6 +123,7 @@ def train_baseline(
     selection: SelectionConfig,
     config: BaselineConfig,
     steps: int,
+    launch: LaunchConfig,
 ) -> ModelResult:
     """Train the student's shape on hard labels alone. Needs one accelerator slot."""
     return run_stage(
@@ -66,4 +135,5 @@ def train_baseline(
         selection=selection,
         config=config,
         steps=steps,
+        launch=launch,
     )

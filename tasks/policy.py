@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from tasks.settings import settings
 from tinybert.digest import file_digest, json_digest
 from tinybert.errors import TransientError
-from tinybert.refs import Ref
+from tinybert.refs import EarlierRef, Ref
+from tinybert.training_config import LaunchConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,9 +49,11 @@ def stage_module(stage: str) -> str:
 def stage_key(stage: str, inputs: dict[str, Any]) -> str:
     """Digest of everything a stage's output depends on: its inputs and the text of the modules it runs.
 
-    A `Ref` counts by its digest, not its place; the store counts because results point into it.
+    A `Ref` counts by its digest, not its place; the store counts because results point into it. In how many
+    processes a stage runs, and what earlier outputs it may use, does not count: it computes the same.
     """
-    plain = {name: _plain(value) for name, value in inputs.items()}
+    counted = {name: value for name, value in inputs.items() if not isinstance(value, LaunchConfig | EarlierRef)}
+    plain = {name: _plain(value) for name, value in counted.items()}
     sources = {name: file_digest(path) for name, path in sorted(source_modules(stage_module(stage)).items())}
     return f"{stage}-{json_digest([plain, sources, settings().store])}"
 

@@ -1,11 +1,11 @@
 """What surrounds every stage, once: fetch and verify, track, keep checkpoints, upload, close truthfully."""
 
 import errno
-import importlib
+import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,13 +14,18 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run, task_run
 from pydantic import BaseModel
 
-from tasks import sources
+from tasks import launch
+from tasks.checkpoints import mirrored
 from tasks.connections import store, tracker
 from tasks.policy import stage_key, stage_module
 from tasks.settings import settings
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import StoreError
 from tinybert.refs import Ref, StageResult
+from tinybert.resume import resume_beside
+from tinybert.training_config import LaunchConfig
+
+logger = logging.getLogger("tinybert")
 
 T = TypeVar("T", bound=StageResult)
 
@@ -34,22 +39,19 @@ class OpenStage:
         self.out.mkdir(parents=True)
 
     def compute(self) -> dict[str, float]:
-        """Run the stage's function on the inputs; refs become local paths, everything else stays.
+        """Run the stage's function on the inputs, in as many processes as they say.
 
         Raises:
             StoreError: The disk is full.
         """
-        importlib.import_module("tinybert.libraries").quiet()
-        stage = importlib.import_module(stage_module(self.name))
-        arguments = {k: sources.local(v) if isinstance(v, Ref) else v for k, v in self.inputs.items()}
+        key = self.out.parent.name
         try:
-            metrics: dict[str, float] = stage.run(**arguments, out=self.out, on_metrics=self.run.log_metrics)
+            return launch.compute(stage_module(self.name), key, self.inputs, self.out, self.run.log_metrics)
         except Exception as error:
             if _disk_is_full(error):
                 message = f"{self.name}: the disk is full; free space in {settings().work}, or set TINYBERT_WORK"
                 raise StoreError(message) from error
             raise
-        return metrics
 
     def finish(self, result: type[T], metrics: dict[str, float]) -> T:
         """Upload the output and wrap its ref as the stage's result."""
@@ -64,12 +66,13 @@ class OpenStage:
 
 @contextmanager
 def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
-    """Open a stage. Its directory, with the checkpoints in `resume/`, is named after its inputs and its code.
+    """Open a stage. Its directory, and its checkpoints in the store, are named after its inputs and its code.
 
-    So a retry, or a new run after a kill, continues at the last checkpoint; success removes the directory, and two
-    runs that want the same stage at once take turns.
+    So a retry, or a new run after a kill, continues at the last checkpoint, on whatever machine; success removes both,
+    and two runs on one machine that want the same stage at once take turns.
     """
-    directory = settings().work / stage_key(name, inputs)
+    key = stage_key(name, inputs)
+    directory = settings().work / key
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
         run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
@@ -78,8 +81,11 @@ def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
             for role, ref in inputs.items():
                 if isinstance(ref, Ref):
                     run.log_input(ref, role)
-            yield OpenStage(name, inputs, directory, run)
+            stage = OpenStage(name, inputs, directory, run)
+            with nullcontext() if _is_elsewhere(inputs) else mirrored(store(), key, resume_beside(stage.out)):
+                yield stage
         except BaseException as error:
+            _keep_evidence(run, resume_beside(directory / "out"))
             run.close(status_after(error))
             shutil.rmtree(directory / "out", ignore_errors=True)
             raise
@@ -106,6 +112,20 @@ def run_stage(name: str, result: type[T], **inputs: Any) -> T:
 def status_after(error: BaseException) -> Literal["KILLED", "FAILED"]:
     """What an MLflow run has become by this exception."""
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | TerminationSignal) else "FAILED"
+
+
+def _keep_evidence(run: TrackedRun, directory: Path) -> None:
+    """Log the batch that made a loss non-finite, where a failed stage has left one."""
+    for batch in directory.glob("*.safetensors"):
+        try:
+            run.log_file(batch)
+        except Exception as error:  # it must not take the place of what made the stage fail
+            logger.warning("%s cannot be logged: %s", batch, error)
+
+
+def _is_elsewhere(inputs: dict[str, Any]) -> bool:
+    """The stage runs on a cluster, where its first process mirrors the checkpoints."""
+    return any(isinstance(value, LaunchConfig) and value.engine == "ray" for value in inputs.values())
 
 
 def _disk_is_full(error: Exception) -> bool:

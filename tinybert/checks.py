@@ -6,10 +6,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from tinybert.attention_kind import AttentionShape, Kind, attention_kind
 from tinybert.config import DistillConfig
 from tinybert.digest import json_digest
 from tinybert.errors import ModelError, SourceError
-from tinybert.layer_map import map_layers
+from tinybert.layer_map import layer_weights, map_layers
 
 HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
 
@@ -42,7 +43,7 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
     """Hold the form against the teacher's shape, and against the general student's where one is given.
 
     Raises:
-        ConfigError: The layer map does not fit the teacher.
+        ConfigError: The layer map, its weights or the relation heads do not fit the two.
         ModelError: Heads differ, a copied start needs other widths, or the vocabularies differ.
         SourceError: A directory is no model.
     """
@@ -51,12 +52,10 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
     shape = _shape(read_model_config(student)) if student else config.student.model_dump()
     where = "student.source" if student else "student"
     map_layers(config.layer_map, shape["layers"], taught_by["layers"])
-    states_are_learnt = config.general_is_run or config.layers.enabled
-    if states_are_learnt and config.layer_map.attention_weight and shape["heads"] != taught_by["heads"]:
-        raise ModelError(
-            f"{where}.heads: found {shape['heads']}; the attention loss needs as many heads as the teacher has, "
-            f"{taught_by['heads']} (or set layer_map.attention_weight to 0)"
-        )
+    if config.general_is_run or config.layers.enabled:
+        own, other = (AttentionShape(model["heads"], model["hidden"]) for model in (shape, taught_by))
+        attention_kind(config.layer_map, own, other, where)
+        layer_weights(config.layer_map, shape["layers"])
     if student:
         check_same_vocabulary(student, teacher)
     elif config.student.start == "teacher":
@@ -67,6 +66,17 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
             "augment.enabled is true, but the teacher has no masked language modelling head to propose words with; "
             "set mlm.enabled to true (and name a corpus), or augment.enabled to false"
         )
+
+
+def wanted_states(config: DistillConfig, teacher: Path, student: Path | None) -> tuple[list[int], Kind]:
+    """Teacher layers whose states are to be kept for `layers`, and what of their attention; none where none are."""
+    if not config.layers.enabled or not config.targets.states_gb:
+        return [], "hidden"
+    taught_by = _shape(read_model_config(teacher))
+    shape = _shape(read_model_config(student)) if student else config.student.model_dump()
+    own, other = (AttentionShape(model["heads"], model["hidden"]) for model in (shape, taught_by))
+    mapped = map_layers(config.layer_map, shape["layers"], taught_by["layers"])
+    return mapped, attention_kind(config.layer_map, own, other).kind
 
 
 def has_mlm_head(directory: Path) -> bool:

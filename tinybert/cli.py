@@ -9,17 +9,25 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from tinybert.attention_kind import Kind
 from tinybert.errors import ConfigError, InputError
 from tinybert.form import Form, explain, fields, nested_form
 from tinybert.resume import resume_beside
 
 F = TypeVar("F", bound=Form)
 Parameters = Mapping[str, inspect.Parameter]
+_KINDS: dict[Any, tuple[Callable[[str], Any], dict[str, Any]]] = {
+    int: (int, {"metavar": "N"}),
+    str: (str, {"metavar": "NAME"}),
+    Kind: (str, {"choices": get_args(Kind)}),
+    list[int] | None: (int, {"metavar": "N", "nargs": "*"}),
+}
+"""How a stage's plain arguments are read; all others are paths."""
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 """1e-4, which YAML 1.1 takes for text because it has no point."""
 
@@ -106,9 +114,10 @@ def _parser(stage: Callable[..., Any], parameters: Parameters) -> argparse.Argum
     for name, parameter in parameters.items():
         if name in boxes or name == "on_metrics":
             continue
-        kind = int if parameter.annotation is int else Path
+        kind, options = _KINDS.get(parameter.annotation, (Path, {"metavar": "PATH"}))
         required = parameter.default is inspect.Parameter.empty
-        parser.add_argument(f"--{name}", type=kind, required=required, metavar="N" if kind is int else "PATH")
+        default = None if required else parameter.default
+        parser.add_argument(f"--{name}", type=kind, required=required, default=default, **options)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one field of the form")
     return parser
 

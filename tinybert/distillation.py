@@ -6,13 +6,19 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from tinybert.attention_kind import AttentionShape, attention_kind
 from tinybert.config import MapConfig
 from tinybert.errors import ModelError
-from tinybert.losses import attention_loss, hidden_loss
-from tinybert.states import StateCapture, States
-from tinybert.training import Learner
+from tinybert.layer_map import layer_weights
+from tinybert.learner import Learner
+from tinybert.losses import attention_loss, hidden_loss, relation_loss
+from tinybert.precision import halve_linears
+from tinybert.progress import logger
+from tinybert.scoring import use_bf16
+from tinybert.states import StateCapture, States, model_inputs
+from tinybert.teacher_states import HIDDEN, TeacherStates, state_names
 
 PROJECTIONS = "projections.safetensors"
 """Kept beside a distilled student so that a later stage continues with them; the export leaves them out."""
@@ -53,68 +59,103 @@ class Projections(nn.Module):
 
 
 class StateLearner(Learner):
-    """A student that learns a teacher's attention scores, hidden states and embeddings.
+    """A student that learns a teacher's attention, hidden states and embeddings.
 
-        L = w_a sum_m L_attn(m, g(m)) + w_h sum_m L_hidn(m, g(m)) + w_e L_embd
+        L = w_a sum_m lambda_m L_attn(m, g(m)) + w_h sum_m lambda_m L_hidn(m, g(m)) + w_e L_embd
+
+    L_attn compares scores, or relations of queries, keys and values (`tinybert.attention_kind`).
 
     Args:
-        student: Encoder to train.
-        teacher: Encoder to imitate; it stays in eval mode and gets no gradients.
+        student: Encoder to train. Its pooler is frozen: no loss here reads it.
+        teacher: Encoder to imitate, which is taken over (`tinybert.teacher_states`); or its config alone, where
+            every batch brings the teacher's states.
         mapped: g(1..M), teacher layers from 1.
-        config: Weights of the losses, kind of projection.
+        config: Weights of the losses, kinds of attention and projection.
+        precision: auto, bf16 or fp32: that of the autocast around `forward`, for which the teacher is prepared.
 
     Raises:
-        ModelError: Heads differ while the attention loss has weight.
+        ModelError: Attention scores are asked for and heads differ, or a model's attention cannot be captured.
+        ConfigError: Relation heads or layer weights do not fit the models.
     """
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, mapped: list[int], config: MapConfig
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | PretrainedConfig,
+        mapped: list[int],
+        config: MapConfig,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
-        heads = student.config.num_attention_heads, teacher.config.num_attention_heads
-        if config.attention_weight and heads[0] != heads[1]:
-            raise ModelError(
-                f"student.heads: found {heads[0]}; the attention loss needs as many as the teacher has, {heads[1]} "
-                "(or set layer_map.attention_weight to 0)"
+        taught_by = teacher if isinstance(teacher, PretrainedConfig) else teacher.config
+        own, other = (AttentionShape(c.num_attention_heads, c.hidden_size) for c in (student.config, taught_by))
+        self.attention = attention_kind(config, own, other)
+        """What is learnt of the teacher's attention."""
+        if self.attention.kind == "relations":
+            logger.info(
+                "layer_map.attention %s: the student has %d heads, the teacher %d; the student learns how queries, "
+                "keys and values relate the tokens to each other, over %d relation heads",
+                *(config.attention, own.heads, other.heads, self.attention.relation_heads),
             )
+        self._layer_weights = layer_weights(config, len(mapped))
         self.student = student
-        widths = student.config.hidden_size, teacher.config.hidden_size
-        self.projections = Projections(*widths, layers=len(mapped), kind=config.projection)
+        if getattr(student.base_model, "pooler", None) is not None:
+            student.base_model.pooler.requires_grad_(False)
+        self.projections = Projections(own.width, other.width, layers=len(mapped), kind=config.projection)
         self._config = config
-        self._mapped = mapped
-        self._teacher = (teacher.eval().requires_grad_(False),)  # a tuple keeps it out of parameters()
-        self._student_states = StateCapture(student, range(len(mapped) + 1))
-        self._teacher_states = StateCapture(teacher, [0, *mapped])
+        self._student_states = StateCapture(student, range(len(mapped) + 1), self.attention.kind)
+        self._teacher: tuple[TeacherStates, ...] = ()  # a tuple keeps it out of parameters()
+        if teacher is not taught_by:
+            self._teacher = (TeacherStates(teacher, mapped, self.attention.kind),)
+            if use_bf16(teacher.device, precision):
+                halve_linears(self._teacher[0])
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """The three sums of losses, and "loss", their weighted sum."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        """The sums of losses, and "loss", their weighted sum.
+
+        Where the batch carries the teacher's states as `TeacherStates` gives them, the teacher is not run.
+        """
+        taught = self._taught(batch)
         with self._student_states.capturing() as student:
-            self.student(**inputs)
-        with torch.no_grad(), self._teacher_states.capturing() as teacher:
-            self._teacher[0].to(inputs["input_ids"].device)(**inputs)
-        return self._losses(student, teacher, batch["attention_mask"])
-
-    def _losses(self, student: States, teacher: States, mask_BL: Tensor) -> dict[str, Tensor]:
-        pairs = list(enumerate(self._mapped, start=1))
-        terms = {
-            "embedding_loss": hidden_loss(self.projections(student.hidden[0], 0), teacher.hidden[0], mask_BL),
-            "hidden_loss": self._sum(
-                hidden_loss(self.projections(student.hidden[m], m), teacher.hidden[g], mask_BL) for m, g in pairs
-            ),
-        }
-        if self._config.attention_weight:
-            terms["attention_loss"] = self._sum(
-                attention_loss(student.scores[m], teacher.scores[g], mask_BL) for m, g in pairs
-            )
-        config = self._config
+            self.student(**model_inputs(self.student, batch))
+        terms = self._terms(student, taught, batch["attention_mask"])
         weights = {
-            "embedding_loss": config.embedding_weight,
-            "hidden_loss": config.hidden_weight,
-            "attention_loss": config.attention_weight,
+            "embedding_loss": self._config.embedding_weight,
+            "hidden_loss": self._config.hidden_weight,
+            "attention_loss": self._config.attention_weight,
         }
-        return {"loss": self._sum(weights[name] * term for name, term in terms.items()), **terms}
+        return {"loss": _sum(weights[name] * term for name, term in terms.items()), **terms}
 
-    @staticmethod
-    def _sum(terms: Iterable[Tensor]) -> Tensor:
-        return torch.stack(list(terms)).sum()
+    def _taught(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = state_names(self.attention.kind)
+        if all(name in batch for name in names):
+            return {name: batch[name] for name in names}
+        if not self._teacher:
+            raise ModelError(
+                f"the batch has {', '.join(batch)}, but not the teacher's states, {' and '.join(names)}, and there "
+                "is no teacher to compute them; give StateLearner the teacher, or batches with its states"
+            )
+        states: dict[str, Tensor] = self._teacher[0](**batch)
+        return states
+
+    def _terms(self, student: States, taught: dict[str, Tensor], mask_BL: Tensor) -> dict[str, Tensor]:
+        hidden = [
+            hidden_loss(self.projections(student.hidden[m], m), taught[HIDDEN][:, m], mask_BL)
+            for m in range(len(self._layer_weights) + 1)
+        ]
+        terms = {"embedding_loss": hidden[0], "hidden_loss": self._weigh(hidden[1:])}
+        if self.attention.kind == "scores":
+            pairs = zip(student.scores.values(), taught["teacher_scores"].unbind(1), strict=True)
+            terms["attention_loss"] = self._weigh(attention_loss(own, other, mask_BL) for own, other in pairs)
+        if self.attention.kind == "relations":
+            pairs = zip(student.relations.values(), taught["teacher_relations"].unbind(1), strict=True)
+            heads = self.attention.relation_heads
+            terms["attention_loss"] = self._weigh(relation_loss(own, other, mask_BL, heads) for own, other in pairs)
+        return terms
+
+    def _weigh(self, terms: Iterable[Tensor]) -> Tensor:
+        return _sum(weight * term for weight, term in zip(self._layer_weights, terms, strict=True))
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()

@@ -1,4 +1,4 @@
-"""The layer map g(m): which teacher layer each student layer learns from."""
+"""The layer map g(m): which teacher layer each student layer learns from, and with which weight."""
 
 from tinybert.config import MapConfig
 from tinybert.errors import ConfigError
@@ -25,6 +25,20 @@ def map_layers(config: MapConfig, student_layers: int, teacher_layers: int) -> l
     if config.strategy == "bottom":
         return list(_from_one(student_layers))
     return _checked(config.explicit, student_layers, teacher_layers)
+
+
+def layer_weights(config: MapConfig, student_layers: int) -> list[float]:
+    """Weight lambda_m of each student layer 1..M in the attention and hidden losses; 1 where the form names none.
+
+    Raises:
+        ConfigError: The form names more or fewer than the student has layers.
+    """
+    if config.layer_weights and len(config.layer_weights) != student_layers:
+        raise ConfigError(
+            f"layer_map.layer_weights: found {len(config.layer_weights)} for a student of {student_layers} layers; "
+            "give one weight per student layer, or none"
+        )
+    return config.layer_weights or [1.0] * student_layers
 
 
 def _from_one(count: int) -> range:

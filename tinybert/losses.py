@@ -1,10 +1,13 @@
-"""The distillation losses of TinyBERT (arXiv:1909.10351), each a pure function of tensors.
+"""The distillation losses of TinyBERT (arXiv:1909.10351) and MiniLMv2 (arXiv:2012.15828), pure functions of tensors.
 
 Every loss is a mean over examples of a mean inside the example, so it changes neither with padding nor with
 the company an example has in its batch, and the mean over equal slices of a batch is the loss of the batch.
 
-Shapes: B batch, L length, H heads, D width, C classes. Masks are 1 for real tokens, 0 for padding.
+Shapes: B batch, L length, H heads, D width, C classes; in relations P parts (query, key, value), E the teacher's
+width, R relation heads, d width of one. Masks are 1 for real tokens, 0 for padding.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -34,8 +37,53 @@ def attention_loss(student_BHLL: Tensor, teacher_BHLL: Tensor, mask_BL: Tensor) 
     _check_mask(mask_BL, student_BHLL.shape[0], student_BHLL.shape[-1])
     mask_BL = mask_BL.to(torch.float32)
     pairs_BLL = mask_BL[:, :, None] * mask_BL[:, None, :]
-    square_BLL = (student_BHLL.float() - teacher_BHLL.float()).square().mean(dim=1)
+    square_BLL = F.mse_loss(student_BHLL.float(), teacher_BHLL.float(), reduction="none").mean(dim=1)
     return (_masked_sum(square_BLL, pairs_BLL) / pairs_BLL.sum(dim=(1, 2)).clamp(min=1)).mean()
+
+
+def relation_loss(student_BPLD: Tensor, teacher_BPLE: Tensor, mask_BL: Tensor, heads: int) -> Tensor:
+    """Divergence of the relations between tokens, which compares models of different heads (MiniLMv2).
+
+        L_rel = sum_p 1/(R |x|) sum_r sum_t KL(R_prt^T || R_prt^S),    R_pr = softmax(A_pr A_pr^T / sqrt(d))
+
+    A_pr is relation head r of p, the queries, keys or values: their heads side by side, cut anew into R heads of
+    width d. So widths and heads of the two models may differ. Softmax and divergence are computed in fp32, the
+    products under autocast in its precision.
+
+    Args:
+        student_BPLD: Queries, keys and values of one student layer, heads side by side.
+        teacher_BPLE: The same of the teacher layer it is mapped to.
+        mask_BL: 1 for real tokens, 0 for padding, which relates to nothing.
+        heads: R, a divisor of both widths.
+
+    Returns:
+        A scalar: mean over relation heads and real tokens of an example, sum over p, mean over examples.
+
+    Raises:
+        ShapeError: The two differ in more than width, a width is no multiple of `heads`, or the mask differs in size.
+    """
+    _check(
+        student_BPLD[..., 0], teacher_BPLE[..., 0], "queries, keys, values without their width (batch, part, length)"
+    )
+    _check_mask(mask_BL, student_BPLD.shape[0], student_BPLD.shape[2])
+    log_student_BPRLL = _log_relations(student_BPLD, heads, mask_BL)
+    log_teacher_BPRLL = _log_relations(teacher_BPLE, heads, mask_BL)
+    divergence_BPRLL = F.kl_div(log_student_BPRLL, log_teacher_BPRLL, reduction="none", log_target=True)
+    divergence_BL = divergence_BPRLL.sum(dim=-1).mean(dim=2).sum(dim=1)
+    return (_masked_sum(divergence_BL, mask_BL) / mask_BL.sum(dim=1).clamp(min=1)).mean()
+
+
+def _log_relations(states_BPLD: Tensor, heads: int, mask_BL: Tensor) -> Tensor:
+    """log R of one model; what stands in padding reaches neither values nor gradients."""
+    width = states_BPLD.shape[-1]
+    if width % heads:
+        raise ShapeError(f"relation heads: found {heads}, which does not divide the width {width}")
+    real_BL = mask_BL > 0
+    states_BPLD = torch.where(real_BL[:, None, :, None], states_BPLD.float(), 0.0)
+    states_BPRLd = states_BPLD.unflatten(-1, (heads, -1)).transpose(2, 3)
+    scores_BPRLL = (states_BPRLd / math.sqrt(width // heads)) @ states_BPRLd.transpose(-1, -2)
+    lowest = torch.finfo(torch.float32).min  # not -inf, which a divergence would turn into nan
+    return scores_BPRLL.float().masked_fill(~real_BL[:, None, None, None, :], lowest).log_softmax(dim=-1)
 
 
 def hidden_loss(student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor) -> Tensor:
@@ -57,7 +105,7 @@ def hidden_loss(student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor) -> Te
     _check(student_BLD, teacher_BLD, "hidden states (batch, length, width)")
     _check_mask(mask_BL, *student_BLD.shape[:2])
     mask_BL = mask_BL.to(torch.float32)
-    square_BL = (student_BLD.float() - teacher_BLD.float()).square().mean(dim=2)
+    square_BL = F.mse_loss(student_BLD.float(), teacher_BLD.float(), reduction="none").mean(dim=2)
     return (_masked_sum(square_BL, mask_BL) / mask_BL.sum(dim=1).clamp(min=1)).mean()
 
 
@@ -85,6 +133,27 @@ def soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: floa
     target_BC = F.softmax(teacher_BC.float() / temperature, dim=-1)
     log_BC = F.log_softmax(student_BC.float() / temperature, dim=-1)
     return -(target_BC * log_BC).sum(dim=-1).mean() * temperature**2
+
+
+def regression_loss(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
+    """Squared distance between the outputs of a regression task, which have no softmax to soften.
+
+        L_pred = mean_b mean_c (z^S - z^T)^2
+
+    The teacher is the target, as in every other task; for STS-B the reference code takes the gold labels instead.
+
+    Args:
+        student_BC: Student outputs, C of them (1 in STS-B).
+        teacher_BC: Teacher outputs.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: The outputs differ in shape.
+    """
+    _check(student_BC, teacher_BC, "outputs (batch, numbers)")
+    return F.mse_loss(student_BC.float(), teacher_BC.float())
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:

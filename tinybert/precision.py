@@ -1,6 +1,7 @@
 """Where bf16 arithmetic is done by the hardware itself, so that it saves time instead of costing it."""
 
 import torch
+from torch import nn
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -10,3 +11,15 @@ def native_bf16(device: torch.device) -> bool:
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def halve_linears(model: nn.Module) -> None:
+    """Cast the weights of a frozen model's linear layers to bf16, once; it then runs under bf16 autocast only.
+
+    Autocast gives the same numbers without this, but casts weights that get no gradient again at every pass.
+    Weights that a linear layer shares with another, such as an embedding, stay there as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))

@@ -2,8 +2,12 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 logger = logging.getLogger("tinybert")
+
+OnMetrics = Callable[[dict[str, float], int], None]
+"""Called with points of a stage's curves, and the step they belong to."""
 
 
 def clock(seconds: float) -> str:

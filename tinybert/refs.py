@@ -40,6 +40,14 @@ class ModelRef(Ref):
     """A Hugging Face model directory with its tokenizer."""
 
 
+class TargetsRef(Ref):
+    """A teacher's answers for the rows of a data set (`tinybert.teacher_cache`)."""
+
+
+class EarlierRef(Ref):
+    """An earlier output that saves a stage work. It has no part in what comes out, so none in the stage's key."""
+
+
 class ReportRef(Ref):
     """A directory with the comparison table and its pictures."""
 
@@ -68,6 +76,12 @@ class ModelResult(StageResult):
     """A stage that made a model."""
 
     model: ModelRef
+
+
+class TargetsResult(StageResult):
+    """A stage that asked a teacher."""
+
+    targets: TargetsRef
 
 
 class ReportResult(StageResult):

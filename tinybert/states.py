@@ -1,14 +1,15 @@
-"""What a model's layers compute, captured while it runs: hidden states and unnormalised attention scores.
+"""What a model's layers compute, captured while it runs: hidden states, and scores or relations of its attention.
 
-The scores come from an attention function registered with transformers' attention interface, so any encoder
-that uses the interface can be captured; layers nobody asked for stay on the fast path.
+Attention is seen through a function registered with transformers' attention interface, so any encoder that uses the
+interface can be captured (MPNet, which does not, through hooks); layers nobody asked for stay on the fast path.
 
-Shapes: B batch, L length, H heads, D width, C classes, d width of one head.
+Shapes: B batch, L length, H heads, D width, d width of one head.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tinybert.attention_kind import Kind
 from tinybert.errors import ModelError
+from tinybert.mpnet import observe_attention
 
-ATTENTION = "tinybert_scores"
-_SINK = "_score_sink"
+ATTENTION = "tinybert_states"
+_TAP = "_state_tap"
 
 
 @dataclass
@@ -30,10 +33,12 @@ class States:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     """(B, L, D) each."""
     scores: dict[int, Tensor] = field(default_factory=dict)
-    """(B, H, L, L) each, QK^T / sqrt(d) before mask and softmax."""
+    """(B, H, L, L) each: QK^T / sqrt(d), in MPNet plus its position bias, before mask and softmax."""
+    relations: dict[int, Tensor] = field(default_factory=dict)
+    """(B, 3, L, D) each: queries, keys and values, heads side by side."""
 
 
-def scoring_attention(
+def tapped_attention(
     module: nn.Module,
     query_BHLd: Tensor,
     key_BHLd: Tensor,
@@ -43,35 +48,26 @@ def scoring_attention(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: sdpa, except in captured layers, which hand over their scores."""
-    sink: Callable[[Tensor], None] | None = getattr(module, _SINK, None)
-    if sink is None:
+    """transformers' attention function: sdpa, except where scores are captured; attention then goes on with them."""
+    take: Callable[..., Tensor | None] | None = getattr(module, _TAP, None)
+    scores_BHLL = take(query_BHLd, key_BHLd, value_BHLd, scaling=scaling) if take else None
+    if scores_BHLL is None:
+        options |= {"dropout": dropout, "scaling": scaling}
         output: tuple[Tensor, None] = sdpa_attention_forward(
-            module,
-            query_BHLd,
-            key_BHLd,
-            value_BHLd,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            **options,
+            module, query_BHLd, key_BHLd, value_BHLd, attention_mask, **options
         )
         return output
-    scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
-    scores_BHLL = (query_BHLd @ key_BHLd.transpose(2, 3)) * scale
-    sink(scores_BHLL)
-    masked_BHLL = scores_BHLL
     if attention_mask is not None:
-        masked_BHLL = scores_BHLL.masked_fill(~attention_mask, torch.finfo(scores_BHLL.dtype).min)
-    weights_BHLL = nn.functional.dropout(masked_BHLL.softmax(dim=-1), p=dropout, training=module.training)
+        scores_BHLL = scores_BHLL.masked_fill(~attention_mask, torch.finfo(scores_BHLL.dtype).min)
+    weights_BHLL = nn.functional.dropout(scores_BHLL.softmax(dim=-1), p=dropout, training=module.training)
     return (weights_BHLL @ value_BHLd).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, scoring_attention)
+AttentionInterface.register(ATTENTION, tapped_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def transformer_layers(model: PreTrainedModel) -> list[nn.Module]:
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The Transformer layers of an encoder, first to last.
 
     Raises:
@@ -80,34 +76,46 @@ def transformer_layers(model: PreTrainedModel) -> list[nn.Module]:
     count = model.config.num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
+            return module
     raise ModelError(f"{type(model).__name__}: no list of {count} Transformer layers found; is it an encoder?")
 
 
+def model_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch a model reads; models of different families may share a batch.
+
+    Segments are left out where the model knows one or none (RoBERTa, DistilBERT, MPNet).
+    """
+    names = ["input_ids", "attention_mask"]
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    return {name: batch[name] for name in names if name in batch}
+
+
 class StateCapture:
-    """Captures hidden states and attention scores of the named layers of one model.
+    """Captures hidden states, and scores or relations of the attention, in the named layers of one model.
 
     Args:
-        model: An encoder, with or without a head. Its attention function is replaced.
+        model: An encoder, with or without a head. Its attention function is replaced, unless `kind` is hidden.
         layers: Which layers to capture; 0, the embedding, has hidden states only.
+        kind: What of the attention is captured: its scores, its relations (which leave it on the fast path), or
+            nothing.
 
     Raises:
-        ModelError: The model's attention does not go through transformers' attention interface.
+        ModelError: The attention is wanted, and does not go through transformers' attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Iterable[int]) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Iterable[int], kind: Kind = "scores") -> None:
+        self._kind = kind
         self._states: States | None = None
         stack = transformer_layers(model)
-        model.set_attn_implementation(ATTENTION)
-        if model.config._attn_implementation != ATTENTION:
-            raise ModelError(f"{type(model).__name__} does not use transformers' attention interface")
+        observe = None if kind == "hidden" else _way_to_observe(model)
         for layer in layers:
             if layer == 0:
                 stack[0].register_forward_pre_hook(self._embedding_hook, with_kwargs=True)
                 continue
             stack[layer - 1].register_forward_hook(self._hidden_hook(layer))
-            for module in stack[layer - 1].modules():
-                setattr(module, _SINK, self._score_sink(layer))
+            if observe is not None:
+                observe(stack[layer - 1], partial(self._take, layer))
 
     @contextmanager
     def capturing(self) -> Iterator[States]:
@@ -129,9 +137,39 @@ class StateCapture:
 
         return hook
 
-    def _score_sink(self, layer: int) -> Callable[[Tensor], None]:
-        def sink(scores_BHLL: Tensor) -> None:
-            if self._states is not None:
-                self._states.scores[layer] = scores_BHLL
+    def _take(
+        self,
+        layer: int,
+        query_BHLd: Tensor,
+        key_BHLd: Tensor,
+        value_BHLd: Tensor,
+        bias_BHLL: Tensor | None = None,
+        scaling: float | None = None,
+    ) -> Tensor | None:
+        """Keep what is wanted of a layer's attention; gives the scores (B, H, L, L) where they are."""
+        if self._states is None:
+            return None
+        if self._kind == "relations":
+            parts_BLD = (part_BHLd.transpose(1, 2).flatten(2) for part_BHLd in (query_BHLd, key_BHLd, value_BHLd))
+            self._states.relations[layer] = torch.stack(list(parts_BLD), dim=1)
+            return None
+        # Scaled before the product: one rounding less in bf16, and one pass over the scores.
+        scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
+        scores_BHLL = (query_BHLd * scale) @ key_BHLd.transpose(2, 3)
+        self._states.scores[layer] = scores_BHLL if bias_BHLL is None else scores_BHLL + bias_BHLL
+        return self._states.scores[layer]
 
-        return sink
+
+def _way_to_observe(model: PreTrainedModel) -> Callable[[nn.Module, Callable[..., Tensor | None]], None]:
+    """The function that has a layer of this model hand over its attention."""
+    if model.config.model_type == "mpnet":
+        return observe_attention
+    model.set_attn_implementation(ATTENTION)
+    if model.config._attn_implementation != ATTENTION:
+        raise ModelError(f"{type(model).__name__} does not use transformers' attention interface")
+    return _tap
+
+
+def _tap(layer: nn.Module, take: Callable[..., Tensor | None]) -> None:
+    for module in layer.modules():
+        setattr(module, _TAP, take)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.data import TaskData
+from tinybert.learner import Learner, Validation
 from tinybert.metrics import classification_scores
 from tinybert.scoring import predict
-from tinybert.training import Learner, Validation
 from tinybert.training_config import SelectionConfig
 
 

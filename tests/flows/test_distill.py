@@ -28,6 +28,7 @@ STAGES = [
     "fine_tune",
     "general",
     "augment",
+    "targets",
     "layers",
     "logits",
     "export",

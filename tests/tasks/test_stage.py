@@ -5,11 +5,14 @@ import errno
 import pytest
 from mlflow import MlflowClient
 
+from tasks import settings
 from tasks import stage as stages
 from tasks.connections import store
 from tasks.stage import open_stage, run_stage
+from tasks.store import Store
+from tasks.tracked_run import TrackedRun
 from tinybert.config import DataConfig
-from tinybert.errors import DataError, StoreError
+from tinybert.errors import DataError, QualityError, StoreError, TransientError
 from tinybert.refs import DatasetResult, SourceRef
 from tinybert.resume import resume_beside
 from tinybert.sources import parse
@@ -33,6 +36,12 @@ def statuses(home):
 
 def work(home):
     return sorted(path.name for path in (home / "work").iterdir() if path.is_dir() and path.name != "spool")
+
+
+def save_checkpoint(stage, step):
+    directory = resume_beside(stage.out) / f"checkpoint-{step}"
+    directory.mkdir(parents=True)
+    (directory / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
 
 
 def test_success_stores_the_output_and_clears_the_work(home, inputs):
@@ -82,8 +91,7 @@ def test_failure_stores_nothing_and_keeps_the_checkpoints(home, inputs, monkeypa
 def test_the_next_attempt_finds_the_checkpoints_of_the_same_inputs_alone(home, inputs):
     def fail_at_a_checkpoint():
         with open_stage("prepare", **inputs) as stage:
-            resume_beside(stage.out).mkdir()
-            (resume_beside(stage.out) / "checkpoint-5").write_text("5")
+            save_checkpoint(stage, 5)
             raise DataError("later")
 
     with pytest.raises(DataError):
@@ -92,8 +100,93 @@ def test_the_next_attempt_finds_the_checkpoints_of_the_same_inputs_alone(home, i
     with open_stage("prepare", **other) as stage:
         assert not resume_beside(stage.out).exists()
     with open_stage("prepare", **inputs) as stage:
-        assert (resume_beside(stage.out) / "checkpoint-5").read_text() == "5"
+        assert (resume_beside(stage.out) / "checkpoint-5" / "trainer_state.json").is_file()
         assert list(stage.out.iterdir()) == []
+
+
+def fail_after_a_checkpoint(inputs, error):
+    with open_stage("prepare", **inputs) as stage:
+        save_checkpoint(stage, 5)
+        (stage.out / "train.arrow").write_text("trained")
+        raise error
+
+
+def in_store(home):
+    """Kinds of artifacts and pointers."""
+    found = {path.relative_to(home / "store").parts[0] for path in (home / "store").rglob("*") if path.is_file()}
+    return found - {"results"}
+
+
+def test_another_machine_continues_and_its_success_clears_the_store(home, inputs, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        fail_after_a_checkpoint(inputs, KeyboardInterrupt())
+    assert in_store(home) == {"checkpoints", "pointers"}
+    monkeypatch.setenv("TINYBERT_WORK", str(home / "elsewhere"))
+    settings.settings.cache_clear()
+    with open_stage("prepare", **inputs) as stage:
+        assert stage.out.is_relative_to(home / "elsewhere")
+        found = resume_beside(stage.out) / "checkpoint-5" / "trainer_state.json"
+        assert found.read_text() == '{"global_step": 5}'
+        save_checkpoint(stage, 10)
+        (stage.out / "train.arrow").write_text("trained")
+        result = stage.finish(DatasetResult, {})
+        assert in_store(home) >= {"checkpoints", "pointers", "dataset"}
+    assert in_store(home) == {"dataset"}
+    assert (store().get(result.dataset) / "train.arrow").read_text() == "trained"
+
+
+def test_an_output_that_cannot_be_stored_keeps_the_checkpoints(home, inputs, monkeypatch):
+    put = Store.put
+
+    def no_answer(self, kind, directory):
+        if kind == "dataset":
+            raise TransientError("no answer")
+        return put(self, kind, directory)
+
+    def finish():
+        with open_stage("prepare", **inputs) as stage:
+            save_checkpoint(stage, 5)
+            (stage.out / "train.arrow").write_text("trained")
+            stage.finish(DatasetResult, {})
+
+    monkeypatch.setattr(Store, "put", no_answer)
+    with pytest.raises(TransientError):
+        finish()
+    assert in_store(home) == {"checkpoints", "pointers"}
+
+
+def artifacts(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tinybert").experiment_id])
+    run = next(run for run in runs if run.info.run_name == "prepare")
+    return {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+
+
+def fail_with_evidence(inputs):
+    with open_stage("prepare", **inputs) as stage:
+        resume_beside(stage.out).mkdir()
+        (resume_beside(stage.out) / "batch-17.safetensors").write_bytes(b"batch")
+        (resume_beside(stage.out) / "vectors").write_bytes(b"other")
+        raise QualityError("loss nan at step 17")
+
+
+def test_the_batch_that_made_a_loss_non_finite_reaches_mlflow(home, inputs):
+    with pytest.raises(QualityError, match="loss nan at step 17"):
+        fail_with_evidence(inputs)
+    assert artifacts(home) == {"config.json", "batch-17.safetensors"}
+    assert statuses(home)["prepare"] == "FAILED"
+
+
+def test_evidence_that_cannot_be_logged_does_not_hide_the_fault(home, inputs, monkeypatch, caplog):
+    def refuse(self, file):
+        raise OSError("gone")
+
+    monkeypatch.setattr(TrackedRun, "log_file", refuse)
+    with pytest.raises(QualityError, match="loss nan at step 17"):
+        fail_with_evidence(inputs)
+    assert artifacts(home) == {"config.json"}
+    assert statuses(home)["prepare"] == "FAILED"
+    assert "batch-17.safetensors cannot be logged: gone" in caplog.text
 
 
 def test_a_source_that_changed_before_the_stage_ran_stops_it(home, inputs):

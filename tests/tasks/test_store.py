@@ -17,7 +17,8 @@ import pytest
 from botocore.client import BaseClient
 
 from tasks import store as store_module
-from tasks.store import MANIFEST, STAGING, Store, fetch_source, is_stored
+from tasks.folder import MANIFEST, STAGING
+from tasks.store import Store, fetch_source, is_stored
 from tinybert.digest import content_digest
 from tinybert.errors import IntegrityError, StoreError, TransientError
 from tinybert.refs import Ref
@@ -201,7 +202,7 @@ def test_a_crash_before_the_manifest_leaves_no_artifact(place: Place, model: Pat
     call = BaseClient._make_api_call
     ref = Ref(uri=f"{place.store.root}/model/{content_digest(model)}", digest=content_digest(model))
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "fsync", crash)
+        patch.setattr(os, "fsync", crash)
         patch.setattr("botocore.client.BaseClient._make_api_call", crash_at_manifest)
         with pytest.raises(RuntimeError, match="crash"):
             place.store.put("model", model)
@@ -326,7 +327,7 @@ def test_a_full_disk_while_putting_leaves_nothing(folder: Place, model: Path, mo
         if len(copied) == 3:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store_module.shutil, "copyfile", copy_until_full)
+    monkeypatch.setattr("shutil.copyfile", copy_until_full)
     with pytest.raises(StoreError, match=r"disk full while writing .*free space or change the root") as caught:
         folder.store.put("model", model)
     assert folder.store.root in str(caught.value)
@@ -350,14 +351,15 @@ def put_and_kill(place: Place, model: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from tasks import store
+from tasks import folder, store
 
 def halfway(*args):
     verify(*args)
     print("halfway", flush=True)
     time.sleep(60)
 
-verify, store._verify = store._verify, halfway
+verify = folder.verify
+folder.verify = store.verify = halfway
 store.Store(sys.argv[1], Path(sys.argv[2])).put("model", Path(sys.argv[3]))
 """
     command = [sys.executable, "-c", script, place.store.root, str(place.store.cache), str(model)]
@@ -386,6 +388,141 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(folder: Place, model: Pa
     assert not left.exists()
 
 
+def some_ref(place: Place, digit: str) -> Ref:
+    return Ref(uri=f"{place.store.root}/model/{digit * 64}", digest=digit * 64)
+
+
+def test_a_pointer_names_what_it_was_given_last(place: Place):
+    assert place.store.pointed("resume", "layers-1") == {}
+    first, second = {"a": some_ref(place, "1")}, {"a": some_ref(place, "2"), "b": some_ref(place, "3")}
+    place.store.point("resume", "layers-1", first)
+    assert place.store.pointed("resume", "layers-1") == first
+    place.store.point("resume", "layers-1", second)
+    assert place.store.pointed("resume", "layers-1") == second
+    assert place.store.pointed("resume", "layers-2") == place.store.pointed("other", "layers-1") == {}
+    assert place.files.names() == {"pointers/resume/layers-1.json"}
+
+
+def test_a_pointer_can_be_removed_more_than_once(place: Place):
+    place.store.point("resume", "key", {"a": some_ref(place, "1")})
+    place.store.point("resume", "kept", {"a": some_ref(place, "1")})
+    for _ in range(2):
+        place.store.unpoint("resume", "key")
+        assert place.store.pointed("resume", "key") == {}
+    assert place.files.names() == {"pointers/resume/kept.json"}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"a": 1}', b'{"a": {"uri": "x", "digest": "short"}}'])
+def test_an_unreadable_pointer_is_none(place: Place, text: bytes):
+    place.files.write("pointers/resume/key.json", text)
+    assert place.store.pointed("resume", "key") == {}
+    place.store.point("resume", "key", {"a": some_ref(place, "1")})
+    assert place.store.pointed("resume", "key") == {"a": some_ref(place, "1")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("resume", ""), ("resume", "../x"), ("resume", ".x"), ("..", "x"), ("Re", "x"), ("resume", "a/b")]
+)
+def test_other_names_of_pointers_are_refused(folder: Place, kind: str, key: str):
+    for call in (lambda: folder.store.point(kind, key, {}), lambda: folder.store.pointed(kind, key)):
+        with pytest.raises(StoreError, match="no name for a pointer; expected the kind in lower case"):
+            call()
+    with pytest.raises(StoreError, match="no name for a pointer"):
+        folder.store.unpoint(kind, key)
+    assert not folder.files.root.exists()
+
+
+def test_concurrent_readers_of_a_pointer_see_the_old_or_the_new(place: Place):
+    versions = [{f"checkpoint-{i}": some_ref(place, digit) for i in range(20)} for digit in "12"]
+    place.store.point("resume", "key", versions[0])
+
+    def write() -> list:
+        return [place.store.point("resume", "key", versions[i % 2]) for i in range(1, 40)]
+
+    def read() -> list:
+        return [place.store.pointed("resume", "key") for _ in range(40)]
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        pool.submit(write).result()
+    found = [pointed for reader in readers for pointed in reader.result()]
+    assert len(found) == 120
+    assert all(pointed in versions for pointed in found)
+    assert place.store.pointed("resume", "key") == versions[1]
+    assert place.files.names() == {"pointers/resume/key.json"}
+
+
+def test_a_crash_before_the_rename_leaves_the_old_pointer(folder: Place, monkeypatch):
+    def crash(*args: object) -> None:
+        raise RuntimeError("crash")
+
+    folder.store.point("resume", "key", {"a": some_ref(folder, "1")})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            folder.store.point("resume", "key", {"a": some_ref(folder, "2")})
+    assert folder.store.pointed("resume", "key") == {"a": some_ref(folder, "1")}
+    assert folder.files.names() == {"pointers/resume/key.json"}
+
+
+def test_a_deleted_artifact_is_gone_and_can_be_stored_again(place: Place, model: Path, tmp_path: Path):
+    other = place.store.put("model", write_files(tmp_path / "other", {"x": b"1"}))
+    kept = place.files.names()
+    ref = place.store.put("model", model)
+    place.store.get(ref)
+    for _ in range(2):
+        place.store.delete(ref)
+        assert place.files.names() == kept
+        assert not place.store.holds(ref)
+        assert not list(tmp_path.rglob(f"*{ref.digest}*"))
+    assert read_files(place.store.get(other)) == {"x": b"1"}
+    assert place.store.put("model", model) == ref
+    assert read_files(place.store.get(ref)) == FILES
+
+
+def test_what_is_no_artifact_is_not_deleted(folder: Place):
+    folder.files.write("precious/file", b"1")
+    with pytest.raises(StoreError, match="expected"):
+        folder.store.delete(Ref(uri=f"{folder.store.root}/precious", digest="0" * 64))
+    assert folder.files.names() == {"precious/file"}
+
+
+def test_a_half_deleted_artifact_is_none(place: Place, model: Path, monkeypatch):
+    """Deletion is cut off after each number of its steps; the manifest must have gone in the first."""
+    call, unlink, steps = BaseClient._make_api_call, os.unlink, []
+
+    def counted(action):
+        if len(steps) == limit:
+            raise RuntimeError("killed")
+        steps.append(action)
+
+    def delete_object(self, operation: str, arguments: dict):
+        if operation == "DeleteObject":
+            counted(arguments["Key"])
+        return call(self, operation, arguments)
+
+    def delete_file(path, **options):
+        counted(str(path))
+        unlink(path, **options)
+
+    files = {"-listed before the manifest": b"", **FILES}
+    write_files(model, files)
+    for limit in range(1, len(files) + 1):
+        ref = place.store.put("model", model)
+        steps.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("botocore.client.BaseClient._make_api_call", delete_object)
+            patch.setattr(os, "unlink", delete_file)
+            with pytest.raises(RuntimeError, match="killed"):
+                place.store.delete(ref)
+        assert steps[0].endswith(MANIFEST)
+        assert len(place.files.names()) == len(files) + 1 - limit
+        assert not place.store.holds(ref)
+        with pytest.raises(StoreError, match="no such artifact"):
+            Store(place.store.root, Path(place.store.cache.parent / "elsewhere")).get(ref)
+    assert read_files(place.store.get(place.store.put("model", model))) == files
+
+
 def every_call(root: str, model: Path, tmp_path: Path) -> list:
     store = Store(root, tmp_path / "cache")
     return [
@@ -394,6 +531,10 @@ def every_call(root: str, model: Path, tmp_path: Path) -> list:
         lambda: store.holds(absent_ref(root)),
         lambda: fetch_source(f"{root}/source.txt", tmp_path / "cache"),
         lambda: fetch_source(f"{root}/sources/", tmp_path / "cache"),
+        lambda: store.delete(absent_ref(root)),
+        lambda: store.point("resume", "key", {"a": absent_ref(root)}),
+        lambda: store.pointed("resume", "key"),
+        lambda: store.unpoint("resume", "key"),
     ]
 
 
@@ -402,7 +543,7 @@ def chain(error: BaseException | None) -> str:
     return "" if error is None else f"{error!r} {error} {chain(error.__cause__ or error.__context__)}"
 
 
-@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize("call", range(9))
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -426,7 +567,7 @@ def test_failures_are_sorted(settings, error, message, call, s3, model, tmp_path
         assert secret not in chain(caught.value)
 
 
-@pytest.mark.parametrize("call", [0, 1, 2, 4])
+@pytest.mark.parametrize("call", [0, 1, 2, 4, 5, 6, 7])
 def test_no_such_bucket(call: int, s3, model: Path, tmp_path: Path):
     with pytest.raises(StoreError, match=r"s3://nobucket/x/.*: no such bucket; create it or change the root|x/model"):
         every_call("s3://nobucket/x", model, tmp_path)[call]()
@@ -444,7 +585,7 @@ def test_a_busy_server_is_worth_a_retry(status: int, code: str, bucket: Place, m
 
 
 def test_an_upload_that_is_refused_halfway(bucket: Place, model: Path, monkeypatch):
-    monkeypatch.setattr(store_module._Bucket, "read_manifest", lambda self: None)
+    monkeypatch.setattr(store_module._Bucket, "read", lambda self, name: None)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(StoreError, match=r"access refused.*403 SignatureDoesNotMatch"):
         bucket.store.put("model", model)

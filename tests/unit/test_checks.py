@@ -38,7 +38,16 @@ def test_models_that_fit_pass(teacher):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"student": {"heads": 2}}, ModelError, "student.heads: found 2; the attention loss needs as many .* has, 4"),
+        (
+            {"student": {"heads": 2}, "layer_map": {"attention": "scores"}},
+            ModelError,
+            r"student.heads: found 2; the attention loss needs as many .* has, 4 .*attention to auto",
+        ),
+        (
+            {"student": {"heads": 2}, "layer_map": {"relation_heads": 3}},
+            ConfigError,
+            "layer_map.relation_heads: found 3, .* student's 16 and the teacher's 32; .* a divisor of 16",
+        ),
         ({"student": {"layers": 5}}, ConfigError, "student.layers: found 5; the teacher has 4 layers"),
         ({"student": {"start": "teacher"}}, ModelError, "student.hidden: found 16; .* copies layers, .* teacher's 32"),
         ({"data": {"max_length": 65}}, ModelError, "data.max_length: found 65; the teacher reads at most 64"),
@@ -55,8 +64,31 @@ def test_models_that_do_not_fit_are_refused(teacher, change, error, message):
         check(change, teacher)
 
 
-def test_heads_may_differ_without_the_attention_loss(teacher):
-    check({"student": {"heads": 2}, "layer_map": {"attention_weight": 0.0}}, teacher)
+@pytest.mark.parametrize(
+    "layer_map",
+    [{}, {"attention": "relations"}, {"relation_heads": 8}, {"attention": "scores", "attention_weight": 0.0}],
+)
+def test_heads_may_differ_where_no_scores_are_compared(teacher, layer_map):
+    check({"student": {"heads": 2}, "layer_map": layer_map}, teacher)
+
+
+def test_heads_may_differ_where_no_states_are_learnt(teacher):
+    off = {"enabled": False}
+    check({"student": {"heads": 2}, "layer_map": {"attention": "scores"}, "general": off, "layers": off}, teacher)
+
+
+def test_a_given_student_is_held_against_map_heads_and_weights(teacher, tmp_path):
+    given = tmp_path / "given"
+    samples.write_teacher(given, layers=3, hidden=24, heads=3)
+    source = {"student": {"source": "file:/given"}}
+    check(source, teacher, given)
+    check(merge(source, {"layer_map": {"relation_heads": 8}}), teacher, given)
+    with pytest.raises(ModelError, match=r"student.source.heads: found 3; .* has, 4"):
+        check(merge(source, {"layer_map": {"attention": "scores"}}), teacher, given)
+    with pytest.raises(ConfigError, match=r"relation_heads: found 6, .* student's 24 and the teacher's 32; .* of 8"):
+        check(merge(source, {"layer_map": {"relation_heads": 6}}), teacher, given)
+    with pytest.raises(ConfigError, match=r"layer_map.layer_weights: found 2 for a student of 3 layers"):
+        check(merge(source, {"layer_map": {"layer_weights": [1, 2]}}), teacher, given)
 
 
 def test_augmentation_needs_a_head_to_propose_words(teacher, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from tinybert.config import MapConfig
 from tinybert.errors import ConfigError
-from tinybert.layer_map import map_layers
+from tinybert.layer_map import layer_weights, map_layers
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_explicit():
 def test_a_student_deeper_than_its_teacher_is_refused():
     with pytest.raises(ConfigError, match=r"student.layers: found 4; the teacher has 3"):
         map_layers(MapConfig(), 4, 3)
+
+
+def test_layer_weights():
+    assert layer_weights(MapConfig(), 3) == [1.0, 1.0, 1.0]
+    assert layer_weights(MapConfig(layer_weights=[0.5, 2]), 2) == [0.5, 2.0]
+    with pytest.raises(ConfigError, match=r"layer_weights: found 2 for a student of 3 layers; give one weight per"):
+        layer_weights(MapConfig(layer_weights=[0.5, 2]), 3)

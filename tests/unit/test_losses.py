@@ -1,14 +1,15 @@
-"""Every loss against values worked out by hand, and against what must not change it."""
+"""Every loss against values worked out by hand, an independent formula in float64, and what must not change it."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinybert.errors import ShapeError
-from tinybert.losses import attention_loss, hidden_loss, soft_cross_entropy
+from tinybert.losses import attention_loss, hidden_loss, regression_loss, relation_loss, soft_cross_entropy
 
 
 def test_attention_loss_by_hand():
@@ -34,6 +35,21 @@ def test_attention_loss_ignores_whatever_stands_in_the_padding():
     expected = attention_loss(student, teacher, mask)
     teacher[1, :, 2:, :] = teacher[1, :, :, 2:] = math.inf
     torch.testing.assert_close(attention_loss(student, teacher, mask), expected)
+
+
+def test_relation_loss_ignores_whatever_stands_in_the_padding():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 6)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    expected = relation_loss(student, teacher, mask, heads=2)
+    (slope,) = torch.autograd.grad(expected, student)
+    garbage = student.detach().clone()
+    teacher[1, :, 2:], garbage[1, :, 2:] = math.inf, math.nan
+    loss = relation_loss(garbage.requires_grad_(), teacher, mask, heads=2)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(garbage.grad, slope)
+    assert not slope[1, :, 2:].any()
 
 
 def test_hidden_loss_by_hand():
@@ -73,6 +89,114 @@ def test_soft_cross_entropy_does_not_shrink_with_classes(classes):
     assert soft_cross_entropy(logits, logits).item() == pytest.approx(math.log(classes))
 
 
+def test_relation_loss_by_hand():
+    # Two tokens, one head of width 1; keys and values are all 0 and add nothing. Teacher queries (log 3, 1): token 1's
+    # products are (log 3)^2 and log 3, token 2's log 3 and 1. The student's are 0, so uniform: KL of (p, 1 - p) to
+    # uniform is log 2 - H(p).
+    def divergence(first, second):
+        p = 1 / (1 + math.exp(second - first))
+        return math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)
+
+    a = math.log(3)
+    teacher = torch.zeros(1, 3, 2, 1)
+    teacher[0, 0, :, 0] = torch.tensor([a, 1.0])
+    expected = (divergence(a * a, a) + divergence(a, 1.0)) / 2
+    loss = relation_loss(torch.zeros(1, 3, 2, 1), teacher, torch.ones(1, 2), heads=1)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    three = relation_loss(torch.zeros(1, 3, 2, 1), teacher[:, :1].expand(1, 3, 2, 1), torch.ones(1, 2), heads=1)
+    assert three.item() == pytest.approx(3 * expected, rel=1e-5)
+
+
+def test_relation_loss_is_nothing_for_equal_relations_of_another_width():
+    # Twice the same column halved, over twice the width: the products per root of the width are kept.
+    torch.manual_seed(0)
+    student = torch.randn(2, 3, 4, 2)
+    teacher = torch.cat([student, student], dim=-1) * 2**-0.25
+    assert relation_loss(student, teacher, torch.ones(2, 4), heads=1).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_regression_loss_by_hand():
+    # Differences 1 and 3: (1 + 9) / 2.
+    assert regression_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([[0.0], [2.0]])).item() == pytest.approx(5.0)
+
+
+def softmax(values):
+    exponents = np.exp(values - values.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def numpy_attention(student, teacher, lengths):
+    return np.mean(
+        [((s[:, :n, :n] - t[:, :n, :n]) ** 2).mean() for s, t, n in zip(student, teacher, lengths, strict=True)]
+    )
+
+
+def numpy_hidden(student, teacher, lengths):
+    return np.mean([((s[:n] - t[:n]) ** 2).mean() for s, t, n in zip(student, teacher, lengths, strict=True)])
+
+
+def numpy_relations(student, teacher, lengths, heads=2):
+    total = 0.0
+    for s, t, n in zip(student, teacher, lengths, strict=True):
+        for part in range(3):
+            for own, other in zip(
+                np.split(s[part, :n], heads, axis=-1), np.split(t[part, :n], heads, axis=-1), strict=True
+            ):
+                taught = softmax(other @ other.T / np.sqrt(other.shape[-1]))
+                learnt = softmax(own @ own.T / np.sqrt(own.shape[-1]))
+                total += (taught * np.log(taught / learnt)).sum() / (n * heads)
+    return total / len(lengths)
+
+
+def numpy_cross_entropy(student, teacher, lengths, t=3.0):
+    return -(softmax(teacher / t) * np.log(softmax(student / t))).sum(-1).mean() * t**2
+
+
+def numpy_regression(student, teacher, lengths):
+    return ((student - teacher) ** 2).mean()
+
+
+LENGTHS = [3, 1, 4]
+FORMULAS = {
+    "attention": (attention_loss, numpy_attention, (3, 2, 4, 4), (3, 2, 4, 4), {}),
+    "hidden": (hidden_loss, numpy_hidden, (3, 4, 5), (3, 4, 5), {}),
+    "relations": (relation_loss, numpy_relations, (3, 3, 4, 4), (3, 3, 4, 6), {"heads": 2}),
+    "cross entropy": (soft_cross_entropy, numpy_cross_entropy, (3, 5), (3, 5), {"temperature": 3.0}),
+    "regression": (regression_loss, numpy_regression, (3, 2), (3, 2), {}),
+}
+
+
+@pytest.fixture(params=FORMULAS)
+def formula(request):
+    """Loss as a function of the student, the same in numpy and float64, and a student."""
+    loss, independent, own, other, more = FORMULAS[request.param]
+    chance = np.random.default_rng(0)
+    student, teacher = chance.normal(size=own), chance.normal(size=other)
+    mask = torch.tensor([[1] * n + [0] * (4 - n) for n in LENGTHS])
+    after = (mask,) if "mask_BL" in loss.__annotations__ else ()
+    taught = torch.tensor(teacher, dtype=torch.float32)
+    return lambda s: loss(s, taught, *after, **more), lambda s: independent(s, teacher, LENGTHS), student
+
+
+def test_losses_agree_with_an_independent_formula(formula):
+    loss, independent, student = formula
+    assert loss(torch.tensor(student)).item() == pytest.approx(independent(student), rel=1e-5)
+
+
+def test_gradients_agree_with_finite_differences_of_the_formula(formula):
+    loss, independent, student = formula
+    leaf = torch.tensor(student, requires_grad=True)
+    loss(leaf).backward()
+    slopes, step = np.empty_like(student), 1e-5
+    for index in np.ndindex(student.shape):
+        up, down = student.copy(), student.copy()
+        up[index] += step
+        down[index] -= step
+        slopes[index] = (independent(up) - independent(down)) / (2 * step)
+    assert np.abs(slopes).max() > 1e-2
+    np.testing.assert_allclose(leaf.grad.numpy(), slopes, atol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
@@ -88,8 +212,13 @@ def test_state_losses_do_not_change_with_padding(lengths, padding, seed):
     hidden = torch.randn(2, batch, longest, 3)
     wide_scores = torch.nn.functional.pad(scores, (0, padding, 0, padding), value=7.0)
     wide_hidden = torch.nn.functional.pad(hidden, (0, 0, 0, padding), value=7.0)
+    parts, taught = torch.randn(batch, 3, longest, 4), torch.randn(batch, 3, longest, 6)
+    wide_parts, wide_taught = (torch.nn.functional.pad(x, (0, 0, 0, padding), value=7.0) for x in (parts, taught))
     torch.testing.assert_close(attention_loss(*wide_scores, wide_mask), attention_loss(*scores, mask))
     torch.testing.assert_close(hidden_loss(*wide_hidden, wide_mask), hidden_loss(*hidden, mask))
+    torch.testing.assert_close(
+        relation_loss(wide_parts, wide_taught, wide_mask, heads=2), relation_loss(parts, taught, mask, heads=2)
+    )
 
 
 def test_losses_of_equal_slices_average_to_the_loss_of_the_batch():
@@ -102,22 +231,6 @@ def test_losses_of_equal_slices_average_to_the_loss_of_the_batch():
     torch.testing.assert_close(torch.stack(halves).mean(), soft_cross_entropy(*logits))
 
 
-@pytest.mark.parametrize("loss", [attention_loss, hidden_loss, soft_cross_entropy])
-def test_gradients_agree_with_finite_differences(loss):
-    torch.manual_seed(0)
-    shape = {attention_loss: (2, 2, 3, 3), hidden_loss: (2, 3, 4), soft_cross_entropy: (2, 4)}[loss]
-    student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    more = () if loss is soft_cross_entropy else (torch.tensor([[1, 1, 1], [1, 1, 0]]),)
-    loss(student, teacher, *more).backward()
-    step = 1e-2
-    for index in [(0,) * len(shape), (1,) + (1,) * (len(shape) - 1)]:
-        up, down = student.detach().clone(), student.detach().clone()
-        up[index] += step
-        down[index] -= step
-        slope = (loss(up, teacher, *more) - loss(down, teacher, *more)) / (2 * step)
-        assert student.grad[index].item() == pytest.approx(slope.item(), abs=1e-3)
-
-
 def test_shapes_that_differ_are_named():
     with pytest.raises(ShapeError, match=r"attention scores .*: student has \(1, 2, 3, 3\), teacher \(1, 4, 3, 3\)"):
         attention_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 3, 3), torch.ones(1, 3))
@@ -125,5 +238,11 @@ def test_shapes_that_differ_are_named():
         hidden_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), torch.ones(1, 3))
     with pytest.raises(ShapeError, match=r"mask .*: expected \(1, 3\), found \(1, 2\)"):
         hidden_loss(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), torch.ones(1, 2))
+    with pytest.raises(ShapeError, match=r"queries, keys, .*: student has \(1, 3, 2\), teacher \(1, 3, 4\)"):
+        relation_loss(torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 4, 4), torch.ones(1, 2), heads=1)
+    with pytest.raises(ShapeError, match="relation heads: found 4, which does not divide the width 6"):
+        relation_loss(torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 2, 6), torch.ones(1, 2), heads=4)
+    with pytest.raises(ShapeError, match="outputs"):
+        regression_loss(torch.zeros(1, 1), torch.zeros(2, 1))
     with pytest.raises(ShapeError, match="logits"):
         soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 3))

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,8 +22,9 @@ from tinybert.config import (
     MapConfig,
     MlmConfig,
     StudentConfig,
+    TargetsConfig,
 )
-from tinybert.corpus import Corpus, pack
+from tinybert.corpus import Corpus, PackedRows, pack, write
 from tinybert.data import TaskData
 from tinybert.distillation import PROJECTIONS
 from tinybert.errors import DataError, ModelError, QualityError
@@ -38,6 +40,7 @@ from tinybert.stages import (
     logits,
     mlm,
     prepare,
+    targets,
 )
 from tinybert.training_config import OptimConfig, SelectionConfig
 
@@ -71,10 +74,12 @@ def made(smoke_material, tmp_path_factory):
     start = make("general", general, corpus=packed, teacher=teacher, **shape, config=GeneralConfig(optim=OPTIM))
     augmenting = AugmentConfig(copies=2, candidates=4)
     more = make("augment", augment, data=data, model=adapted, vectors=vectors, config=augmenting)
+    said = make("targets", targets, data=more, teacher=tuned, config=TargetsConfig(states_gb=1), mapped=[2, 4])
+    taught = {"data": more, "teacher": tuned, "targets": said}
     inner = LayersConfig(optim=OPTIM)
-    middle = make("layers", layers, data=more, teacher=tuned, student=start, layer_map=MapConfig(), config=inner)
+    middle = make("layers", layers, **taught, student=start, layer_map=MapConfig(), config=inner)
     outer = LogitsConfig(optim=OptimConfig(epochs=4, batch_size=8, learning_rate=3e-3))
-    final = make("logits", logits, data=more, teacher=tuned, student=middle, config=outer)
+    final = make("logits", logits, **taught, student=middle, config=outer)
     model = make("export", export, data=data, student=final)
     plain = make(
         "baseline",
@@ -109,9 +114,14 @@ def test_corpus(made):
     rows = packed.rows()
     tokenizer = AutoTokenizer.from_pretrained(outputs["teacher"])
     assert metrics["corpus"]["sequences"] == len(rows) == packed.manifest["sequences"]
-    assert {len(row["input_ids"]) for row in rows} == {16}
-    assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
+    ids = all_ids(rows)
+    assert ids.shape == (len(rows), 16)
+    assert (ids[:, 0] == tokenizer.cls_token_id).all()
     assert metrics["corpus"]["tokens"] == 16 * len(rows)
+
+
+def all_ids(rows):
+    return rows.batch(np.arange(len(rows)), torch.Generator())["input_ids"]
 
 
 def test_a_corpus_too_short_for_one_sequence(made, smoke_material, tmp_path):
@@ -126,11 +136,12 @@ def test_a_corpus_too_short_for_one_sequence(made, smoke_material, tmp_path):
         )
 
 
-def test_mlm_masks_as_bert_does(smoke_material):
+def test_mlm_masks_as_bert_does(smoke_material, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    torch.manual_seed(0)
     ids = [tokenizer.cls_token_id, *([20, 21, 22, 23] * 250), tokenizer.sep_token_id]
-    batch = mlm.MlmCollator(tokenizer, 0.15)([{"input_ids": ids}] * 40)
+    write([ids] * 40, len(ids), tmp_path / "corpus.arrow")
+    rows = mlm.MaskedRows(PackedRows(tmp_path / "corpus.arrow", 40), tokenizer, 0.15)
+    batch = rows.batch(np.arange(40), torch.Generator().manual_seed(0))
     chosen = batch["labels"] != mlm.IGNORED
     original = torch.tensor(ids).expand(40, -1)
     masked = (batch["input_ids"] == tokenizer.mask_token_id) & chosen
@@ -154,7 +165,7 @@ def test_mlm_grows_a_head_that_knows_the_frequencies(smoke_material, made, tmp_p
     out.mkdir(parents=True)
     steps = OPTIM.model_copy(update={"steps": 1, "learning_rate": 1e-9})
     mlm.run(corpus=made[0]["corpus"], teacher=bare, config=MlmConfig(optim=steps), out=out, on_metrics=silent)
-    ids = torch.tensor(Corpus(made[0]["corpus"]).rows()["input_ids"][:]).flatten()
+    ids = all_ids(Corpus(made[0]["corpus"]).rows()).flatten()
     bias = AutoModelForMaskedLM.from_pretrained(out).get_output_embeddings().bias
     counts = ids.bincount()
     often = int(counts.argmax())
@@ -285,6 +296,7 @@ def test_logits_refuses_a_teacher_of_other_labels(made, tmp_path, smoke_material
             data=data,
             teacher=outputs["fine_tune"],
             student=outputs["layers"],
+            targets=outputs["targets"],
             config=LogitsConfig(),
             out=tmp_path / "out",
             on_metrics=silent,

@@ -1,57 +1,77 @@
-"""The training loop: its loss under accumulation, its resumption, its choice of a checkpoint, its complaints."""
+"""The training loop: its gradients, its resumption, its choice of a checkpoint, its complaints."""
 
+import json
+import logging
 import math
+import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
+from torch._inductor import config as inductor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tests.unit.line import Line, Points, fit, halfway, weights
+from tinybert import corpus
+from tinybert.batches import GroupedPlan, StepBatches, plan
 from tinybert.errors import QualityError
-from tinybert.training import Learner, Validation, train
+from tinybert.learner import Validation
+from tinybert.stages.mlm import MaskedRows, MlmLearner
 from tinybert.training_config import OptimConfig, SelectionConfig
-
-
-class Line(Learner):
-    """y = w x + b under a mean squared error; dropout makes it depend on the random numbers."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.line = nn.Linear(4, 1)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, **batch):
-        predicted = self.line(self.dropout(batch["x"])).squeeze(-1)
-        return {"loss": (predicted - batch["y"]).square().mean(), "bias": self.line.bias.sum()}
-
-
-def collate(rows):
-    return {"x": torch.tensor([row["x"] for row in rows]), "y": torch.tensor([row["y"] for row in rows])}
 
 
 @pytest.fixture
 def rows():
-    torch.manual_seed(1)
-    x = torch.randn(40, 4)
-    return Dataset.from_dict({"x": x.tolist(), "y": (x.sum(1) + 1).tolist()})
+    return Points()
 
 
-def fit(learner, rows, resume, on_metrics=lambda metrics, step: None, validation=None, **fields):
-    config = OptimConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", **fields})
-    return train("test", learner, rows, collate, config, resume, on_metrics, validation)
+@pytest.fixture
+def gradients():
+    """The gradients of every optimizer step taken in the test, flat."""
+    taken = []
+
+    def keep(optimizer, args, kwargs):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        taken.append(torch.cat([p.grad.flatten() for p in parameters]).clone())
+
+    handle = register_optimizer_step_pre_hook(keep)
+    yield taken
+    handle.remove()
 
 
-def weights(learner):
-    return torch.cat([parameter.detach().flatten() for parameter in learner.parameters()])
+@pytest.fixture
+def log(caplog):
+    """The messages of the core's logger."""
+    caplog.set_level(logging.INFO, "tinybert")
+    return caplog
+
+
+def plain_gradient(learner, loss):
+    """By autograd over the whole batch, in the optimizer's order: weights that decay, then those that do not."""
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in learner.parameters()])
+
+
+def batch_of(rows, step, **fields):
+    """The batch of a step, counted from 1, straight from the plan."""
+    optim = OptimConfig(**{"epochs": 3, "batch_size": 8} | fields)
+    return rows.batch(GroupedPlan(rows.lengths, optim).rows(step - 1), torch.Generator())
+
+
+def checkpoints(directory):
+    return {path.name for path in (directory / "out-resume").glob("checkpoint-*")}
 
 
 def test_it_learns_and_counts(rows, tmp_path):
     learner, curve = Line(), {}
     metrics = fit(learner, rows, tmp_path, epochs=60, on_metrics=lambda found, step: curve.update({step: found}))
-    assert metrics["steps"] == 60 * 5
+    assert metrics["steps"] == metrics["chosen_step"] == 60 * 5
     assert metrics["loss"] < 0.01
+    assert metrics["examples_per_second"] * metrics["seconds"] == pytest.approx(60 * 40)
     assert curve[10]["loss"] > curve[300]["loss"]
     assert curve[300]["bias"] == pytest.approx(1.0, abs=0.1)
     assert metrics["loss"] == pytest.approx(curve[300]["loss"])
@@ -62,45 +82,274 @@ def test_steps_bound_epochs(rows, tmp_path):
     assert fit(Line(), rows, tmp_path / "b", epochs=1, steps=700)["steps"] == 5
 
 
+def test_dropout_is_overridden(rows, tmp_path):
+    learner = Line(dropout=0.5)
+    fit(learner, rows, tmp_path, steps=1, dropout=0.0)
+    assert learner.dropout.p == 0.0
+
+
+# Slices ---------------------------------------------------------------------------------------------------------------
+
+
+class ExactPoints(Points):
+    """In float64, so that what remains of a difference is rounding."""
+
+    def batch(self, rows, chance):
+        return {name: tensor.double() for name, tensor in super().batch(rows, chance).items()}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4, 16])
+def test_slices_of_13_rows_give_the_plain_gradient_and_loss(tmp_path, gradients, accumulation):
+    rows, learner, plain, curve = ExactPoints(13), Line().double(), Line().double(), {}
+    terms = plain(**batch_of(rows, 1, batch_size=16))
+    expected = plain_gradient(plain, terms["loss"])
+    fields = {"batch_size": 16, "accumulation": accumulation, "max_grad_norm": 1e9, "epochs": 1}
+    fit(learner, rows, tmp_path, on_metrics=lambda found, step: curve.update(found), **fields)
+    assert learner.passes == math.ceil(13 / (16 / accumulation))
+    torch.testing.assert_close(gradients[0], expected, rtol=1e-12, atol=1e-12)
+    assert curve["loss"] == pytest.approx(terms["loss"].item(), rel=1e-6)
+    assert curve["bias"] == pytest.approx(terms["bias"].item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("accumulation", [2, 4])
-def test_accumulated_slices_give_the_plain_weights_and_loss(rows, tmp_path, accumulation):
+def test_sliced_steps_end_in_the_plain_weights(rows, tmp_path, accumulation):
     plain, sliced, curves = Line(), Line(), ([], [])
     fit(plain, rows, tmp_path / "plain", on_metrics=lambda m, s: curves[0].append(m["loss"]))
-    fit(
-        sliced,
-        rows,
-        tmp_path / "sliced",
-        accumulation=accumulation,
-        on_metrics=lambda m, s: curves[1].append(m["loss"]),
-    )
+    fields = {"accumulation": accumulation, "on_metrics": lambda m, s: curves[1].append(m["loss"])}
+    fit(sliced, rows, tmp_path / "sliced", **fields)
     torch.testing.assert_close(weights(sliced), weights(plain))
     assert curves[1] == pytest.approx(curves[0])
+
+
+@pytest.mark.parametrize("accumulation", [1, 4, 16])
+def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, gradients, accumulation):
+    torch.manual_seed(2)
+    count = corpus.write(torch.randint(10, 60, (13, 12)).tolist(), 12, tmp_path / "corpus.arrow")
+    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
+    rows = MaskedRows(corpus.PackedRows(tmp_path / "corpus.arrow", count), tokenizer, share=0.1)
+    optim = OptimConfig(epochs=1, batch_size=16)
+    batch = StepBatches(rows, plan(rows, optim), optim.seed)[0]
+    masked = (batch["labels"] != -100).sum(1)
+    assert masked.min() == 0  # a row, so a slice of one, without a masked token: its weight is 0
+    assert masked.max() > 1
+
+    teacher = AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher", dtype=torch.float32).double()
+    plain = AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher", dtype=torch.float32).double().eval()
+    loss = plain(**batch).loss  # transformers' own: the mean over all masked tokens
+    loss.backward()
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    curve = {}
+    fields = {"epochs": 1, "batch_size": 16, "accumulation": accumulation, "max_grad_norm": 1e9, "dropout": 0.0}
+    learner = MlmLearner(teacher)
+    seen = []
+    for name, parameter in teacher.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: seen.append((name, p.grad.clone())))
+    fit(learner, rows, tmp_path, on_metrics=lambda found, step: curve.update(found), **fields)
+    for name, gradient in dict(seen).items():  # the last of each name is the sum over all slices
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+    assert dict(seen).keys() == expected.keys()
+    assert curve["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+class Hungry(Line):
+    """Runs out of memory above a number of rows."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.failures = most, 0
+
+    def forward(self, **batch):
+        if len(batch["x"]) > self.most:
+            self.failures += 1
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
+        return super().forward(**batch)
+
+
+def test_out_of_memory_halves_the_slices_and_changes_nothing_else(rows, tmp_path, log):
+    plain, hungry = Line(), Hungry(most=3)
+    fit(plain, rows, tmp_path / "plain")
+    fit(hungry, rows, tmp_path / "hungry", checkpoint_every=4)
+    torch.testing.assert_close(weights(hungry), weights(plain))
+    assert "test  out of memory: the batch of 8 rows, now in slices of 4" in log.messages
+    assert "test  out of memory: the batch of 8 rows, now in slices of 2" in log.messages
+    assert hungry.failures == 2  # not at every step again
+
+    resume = tmp_path / "hungry" / "out-resume"
+    for path in resume.glob("checkpoint-15"):
+        shutil.rmtree(path)
+    again = Hungry(most=3)
+    fit(again, rows, tmp_path / "hungry", checkpoint_every=4)
+    assert (again.failures, again.passes) == (0, 3 * 4)  # three steps from checkpoint-12, four slices each
+    assert torch.equal(weights(again), weights(hungry))
+
+
+def test_what_was_half_computed_when_memory_ran_out_is_dropped(rows, tmp_path, gradients):
+    class Once(Line):
+        def forward(self, **batch):
+            terms = super().forward(**batch)
+            if self.passes == 2:  # the second slice, when the first has left its gradient
+                raise torch.OutOfMemoryError
+            return terms
+
+    plain = Line()
+    expected = plain_gradient(plain, plain(**batch_of(rows, 1))["loss"])
+    fit(Once(), rows, tmp_path, steps=1, accumulation=2, max_grad_norm=1e9)
+    torch.testing.assert_close(gradients[0], expected)
+
+
+def test_memory_for_not_even_one_row(rows, tmp_path):
+    hungry = Hungry(most=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(hungry, rows, tmp_path)
+    assert hungry.failures == 4  # 8, 4, 2, 1
+
+
+def test_a_budget_of_tokens_is_one_slice_unless_more_are_asked_for(tmp_path):
+    short = Points(200)  # 3 tokens each: 100 of them are 300 tokens, many more rows than batch_size
+    whole, halved = Line(), Line()
+    assert fit(whole, short, tmp_path / "whole", batch_tokens=300, epochs=1)["steps"] == 2
+    assert whole.passes == 2
+    fit(halved, short, tmp_path / "halved", batch_tokens=300, epochs=1, accumulation=2)
+    assert halved.passes == 4
+
+
+# Losses that are no numbers -------------------------------------------------------------------------------------------
+
+
+class Broken(Line):
+    """Its loss is no number from a pass on."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, **batch):
+        terms = super().forward(**batch)
+        return terms | {"loss": terms["loss"] * (math.nan if self.passes >= self.at else 1.0)}
+
+
+@pytest.mark.parametrize("step", [1, 10, 13, 15])  # logged, logged, between two logs, the last
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(rows, tmp_path, step):
+    with pytest.raises(QualityError, match=rf"test: loss nan at step {step}; lower the learning rate") as raised:
+        fit(Broken(step), rows, tmp_path)
+    path = tmp_path / "out-resume" / f"not-finite-step-{step}.safetensors"
+    assert str(path) in str(raised.value)
+    kept, expected = load_file(path), batch_of(rows, step)
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_no_checkpoint_and_no_score_follows_a_loss_that_is_not_finite(rows, tmp_path):
+    scores = []
+    validation = Validation(lambda: scores.append(1) or {"accuracy": 0.5, "f1_macro": 0.5}, SelectionConfig())
+    with pytest.raises(QualityError, match="at step 5"):
+        fit(Broken(5), rows, tmp_path, validation=validation)
+    assert not checkpoints(tmp_path)
+    assert not scores
+
+
+# Resumption -----------------------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
     """What SIGKILL is to the loop: nothing of it runs afterwards."""
 
 
+class Mortal(Line):
+    def __init__(self, at, **more):
+        super().__init__(**more)
+        self.at = at
+
+    def forward(self, **batch):
+        if self.passes == self.at:
+            raise Killed
+        return super().forward(**batch)
+
+
 @pytest.mark.parametrize("at", [3, 7, 14])
 def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, at):
-    class Mortal(Line):
-        steps = 0
-
-        def forward(self, **batch):
-            self.steps += 1
-            if self.steps > at:
-                raise Killed
-            return super().forward(**batch)
-
     unbroken = Line(dropout=0.2)
     fit(unbroken, rows, tmp_path / "unbroken", checkpoint_every=2)
     with pytest.raises(Killed):
-        fit(Mortal(dropout=0.2), rows, tmp_path / "broken", checkpoint_every=2)
+        fit(Mortal(at, dropout=0.2), rows, tmp_path / "broken", checkpoint_every=2)
     resumed = Line(dropout=0.2)
     nn.init.zeros_(resumed.line.weight)  # what it starts from does not matter: the checkpoint does
     metrics = fit(resumed, rows, tmp_path / "broken", checkpoint_every=2)
     assert metrics["steps"] == 15
+    assert resumed.passes == 15 - (at - at % 2)
     assert torch.equal(weights(resumed), weights(unbroken))
+
+
+def test_a_killed_run_keeps_its_best_weights_and_may_move(rows, tmp_path):
+    fields = {"dropout": 0.2, "learning_rate": 0.2, "epochs": 5}
+    unbroken, mortal, resumed = Line(), Mortal(at=18), Line()
+    whole = fit(unbroken, rows, tmp_path / "unbroken", validation=halfway(unbroken), **fields)
+    assert 0 < whole["chosen_step"] < 15  # found before the kill
+    with pytest.raises(Killed):
+        fit(mortal, rows, tmp_path / "broken", validation=halfway(mortal), **fields)
+    (tmp_path / "broken").rename(tmp_path / "moved")
+    metrics = fit(resumed, rows, tmp_path / "moved", validation=halfway(resumed), **fields)
+    assert {k: v for k, v in metrics.items() if "second" not in k} == {
+        k: v for k, v in whole.items() if "second" not in k
+    }
+    assert torch.equal(weights(resumed), weights(unbroken))
+    for name in ("selection.json", "last/model.safetensors"):
+        assert (tmp_path / "moved/out" / name).read_bytes() == (tmp_path / "unbroken/out" / name).read_bytes()
+
+
+def test_patience_goes_on_counting_after_a_kill(rows, tmp_path):
+    fields = {"learning_rate": 0.2, "epochs": 9}
+    unbroken, mortal, resumed, again = Line(), Line(), Line(), Line()
+    whole = fit(unbroken, rows, tmp_path / "unbroken", validation=halfway(unbroken, patience=2), **fields)
+    assert whole["steps"] == whole["chosen_step"] + 10 < 45
+    mortal = Mortal(at=int(whole["chosen_step"]) + 7)  # one evaluation without improvement later
+    with pytest.raises(Killed):
+        fit(mortal, rows, tmp_path / "broken", validation=halfway(mortal, patience=2), **fields)
+    metrics = fit(resumed, rows, tmp_path / "broken", validation=halfway(resumed, patience=2), **fields)
+    assert (metrics["steps"], metrics["chosen_step"]) == (whole["steps"], whole["chosen_step"])
+    assert torch.equal(weights(resumed), weights(unbroken))
+
+    metrics = fit(again, rows, tmp_path / "broken", validation=halfway(again, patience=2), **fields)
+    assert again.passes == 0  # it had ended, though steps were left
+    assert metrics["steps"] == whole["steps"]
+    assert torch.equal(weights(again), weights(unbroken))
+
+
+def test_a_finished_run_trains_nothing_again(rows, tmp_path):
+    first, second = Line(), Line()
+    before = fit(first, rows, tmp_path, learning_rate=0.2, validation=halfway(first))
+    shutil.move(tmp_path / "out", tmp_path / "lost")
+    shutil.move(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved"))
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    after = fit(second, rows, moved, learning_rate=0.2, validation=halfway(second))
+    assert second.passes == 0
+    assert {k: v for k, v in after.items() if "second" not in k} == {
+        k: v for k, v in before.items() if "second" not in k
+    }
+    assert torch.equal(weights(second), weights(first))
+    for name in ("selection.json", "last/model.safetensors"):
+        assert (moved / "out" / name).read_bytes() == (moved / "lost" / name).read_bytes()
+
+
+def test_checkpoints_by_time_come_once_each(rows, tmp_path, monkeypatch):
+    """A step takes a minute; four and a half minutes are over in the fifth step after the last checkpoint."""
+    learner, seen = Line(), set()
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * learner.passes)
+    monkeypatch.setattr("tinybert.trainer.time", clock)
+
+    class Watching(Points):
+        def batch(self, rows, chance):
+            seen.update(checkpoints(tmp_path))
+            return super().batch(rows, chance)
+
+    fit(learner, Watching(), tmp_path, checkpoint_minutes=4.5)
+    assert seen == {"checkpoint-7", "checkpoint-14"}  # decided in one step, carried out at the end of the next
+
+
+# Choice ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_best_checkpoint_is_kept_and_named(rows, tmp_path):
@@ -113,12 +362,38 @@ def test_the_best_checkpoint_is_kept_and_named(rows, tmp_path):
 
     metrics = fit(learner, rows, tmp_path, validation=Validation(score, SelectionConfig()))
     assert metrics["validation_accuracy"] == 0.9
+    assert (metrics["chosen_step"], metrics["steps"]) == (10, 15)
     assert torch.equal(weights(learner), snapshots[1])
+    last = load_file(tmp_path / "out" / "last/model.safetensors")
+    assert torch.equal(torch.cat([last["line.weight"].flatten(), last["line.bias"]]), snapshots[2])
+    assert json.loads((tmp_path / "out" / "selection.json").read_text()) == {
+        "chosen_step": 10,
+        "last_step": 15,
+        "why": "highest accuracy on validation",
+        "validation_accuracy": 0.9,
+        "validation_f1_macro": 0.5,
+    }
+
+
+def test_another_metric_can_choose(rows, tmp_path):
+    scores = iter([{"accuracy": 0.1, "f1_macro": 0.7}, {"accuracy": 0.9, "f1_macro": 0.2}])
+    validation = Validation(lambda: next(scores), SelectionConfig(metric="f1_macro"))
+    metrics = fit(Line(), rows, tmp_path, epochs=2, validation=validation)
+    assert (metrics["chosen_step"], metrics["validation_f1_macro"]) == (5, 0.7)
+
+
+def test_without_validation_the_last_step_is_chosen(rows, tmp_path):
+    fit(Line(), rows, tmp_path)
+    chosen = json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert chosen == {"chosen_step": 15, "last_step": 15, "why": "the last step"}
+    assert not (tmp_path / "out" / "last/model.safetensors").exists()  # it would be the same
 
 
 def test_evaluation_does_not_change_training(rows, tmp_path):
     def score():
         torch.rand(100)
+        np.random.rand(3)
+        watched.eval()
         return {"accuracy": 0.5, "f1_macro": 0.5}
 
     quiet, watched = Line(dropout=0.2), Line(dropout=0.2)
@@ -128,7 +403,7 @@ def test_evaluation_does_not_change_training(rows, tmp_path):
     fit(watched, rows, tmp_path / "watched", epochs=1, validation=validation, on_metrics=lambda m, s: seen.append(m))
     assert sum("validation_accuracy" in metrics for metrics in seen) == 5
     # The first of equally good checkpoints is put back, so compare what both had learnt after the last step.
-    state = load_file(tmp_path / "watched" / "checkpoint-5" / "model.safetensors")
+    state = load_file(tmp_path / "watched" / "out-resume" / "checkpoint-5" / "model.safetensors")
     assert torch.equal(state["line.weight"], quiet.line.weight)
 
 
@@ -145,22 +420,7 @@ def test_the_last_step_is_evaluated_and_saved(rows, tmp_path):
     validation = Validation(lambda: {"accuracy": len(seen) / 10, "f1_macro": 0.5}, SelectionConfig())
     fit(Line(), rows, tmp_path, steps=7, validation=validation, on_metrics=lambda m, s: seen.append((s, m)))
     assert [step for step, metrics in seen if "validation_accuracy" in metrics] == [5, 7]
-    assert (tmp_path / "checkpoint-7").is_dir()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(rows, tmp_path):
-    class Broken(Line):
-        def forward(self, **batch):
-            return {"loss": super().forward(**batch)["loss"] * math.inf}
-
-    with pytest.raises(QualityError, match=r"test: loss (inf|nan) at step 1; lower the learning rate"):
-        fit(Broken(), rows, tmp_path)
-
-
-def test_dropout_is_overridden(rows, tmp_path):
-    learner = Line(dropout=0.5)
-    fit(learner, rows, tmp_path, steps=1, dropout=0.0)
-    assert learner.dropout.p == 0.0
+    assert "checkpoint-7" in checkpoints(tmp_path)
 
 
 def test_stopping_before_the_first_regular_log(rows, tmp_path):
@@ -169,3 +429,30 @@ def test_stopping_before_the_first_regular_log(rows, tmp_path):
     metrics = fit(Line(), rows, tmp_path, batch_size=20, epochs=9, validation=validation)
     assert metrics["steps"] == 4
     assert math.isfinite(metrics["loss"])
+
+
+# torch.compile --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_compiler_training_goes_on_uncompiled(rows, tmp_path, monkeypatch, log):
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/c++",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    plain, compiled = Line(dropout=0.2), Line(dropout=0.2)
+    fit(plain, rows, tmp_path / "plain", steps=3)
+    fit(compiled, rows, tmp_path / "compiled", steps=3, compile=True, accumulation=2)
+    torch.testing.assert_close(weights(compiled), weights(plain))
+    failed = [message for message in log.messages if "torch.compile failed, going on without it" in message]
+    assert len(failed) == 1
+    assert "No working C++ compiler found" in failed[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_learner_learns_the_same(rows, tmp_path, log):
+    torch.compiler.reset()
+    plain, compiled = Line(), Line()
+    fit(plain, rows, tmp_path / "plain", steps=6)
+    fit(compiled, rows, tmp_path / "compiled", steps=6, compile=True)
+    torch.testing.assert_close(weights(compiled), weights(plain))
+    assert compiled.passes < 6  # the passes were traced, not run
+    assert not [record for record in log.records if record.levelno >= logging.WARNING]

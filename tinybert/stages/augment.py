@@ -13,10 +13,9 @@ from tinybert.cli import main
 from tinybert.config import AugmentConfig
 from tinybert.data import RowWriter, TaskData, write_manifest
 from tinybert.models import load_tokenizer
-from tinybert.progress import Progress
+from tinybert.progress import OnMetrics, Progress
 from tinybert.resume import resume_beside
 from tinybert.scoring import device
-from tinybert.training import OnMetrics
 
 
 def run(

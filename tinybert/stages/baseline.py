@@ -8,10 +8,11 @@ from tinybert.cli import main
 from tinybert.config import BaselineConfig
 from tinybert.data import TaskData
 from tinybert.models import label_options, load_tokenizer, save
-from tinybert.resume import resume_beside
+from tinybert.progress import OnMetrics
+from tinybert.rows import task_rows
 from tinybert.scoring import device
 from tinybert.supervised import SupervisedLearner, validation_of
-from tinybert.training import OnMetrics, TextCollator, train, with_lengths
+from tinybert.training import train
 from tinybert.training_config import OptimConfig, SelectionConfig
 
 
@@ -47,11 +48,10 @@ def run(
     model = AutoModelForSequenceClassification.from_config(shape).to(device())
     selection = selection.model_copy(update={"patience": None})
     validation = validation_of(model, tokenizer, task, selection, optim.precision)
-    rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
+    rows = task_rows(task.rows("train"), tokenizer, task.max_length)
     changes = {"steps": steps, "epochs": steps, "learning_rate": config.learning_rate}
-    learner, resume = SupervisedLearner(model), resume_beside(out)
     optim = optim.model_copy(update=changes)
-    metrics = train("baseline", learner, rows, collate, optim, resume, on_metrics, validation)
+    metrics = train("baseline", SupervisedLearner(model), rows, optim, out, on_metrics, validation)
     save(model, tokenizer, out, task.max_length)
     return metrics
 

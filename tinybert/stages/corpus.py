@@ -12,9 +12,8 @@ from tinybert.cli import main
 from tinybert.config import CorpusConfig
 from tinybert.corpus import pack, write
 from tinybert.errors import DataError
-from tinybert.progress import Progress
+from tinybert.progress import OnMetrics, Progress
 from tinybert.tables import split_files, stream
-from tinybert.training import OnMetrics
 
 _MARKUP = re.compile(r"<[a-zA-Z/!][^<>]*>")
 

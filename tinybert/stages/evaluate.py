@@ -17,10 +17,10 @@ from tinybert.latency import interleaved_medians, torch_threads
 from tinybert.metrics import classification_scores
 from tinybert.models import load_classifier, load_tokenizer
 from tinybert.pictures import draw_comparison, draw_confusion
+from tinybert.progress import OnMetrics
 from tinybert.report import write_table
 from tinybert.scoring import predict
 from tinybert.stages.export import megabytes
-from tinybert.training import OnMetrics
 
 
 def run(

@@ -7,7 +7,7 @@ from pathlib import Path
 from tinybert.cli import main
 from tinybert.data import TaskData
 from tinybert.models import load_classifier, load_tokenizer, save
-from tinybert.training import OnMetrics
+from tinybert.progress import OnMetrics
 
 
 def run(*, data: Path, student: Path, out: Path, on_metrics: OnMetrics) -> dict[str, float]:

@@ -11,9 +11,10 @@ from tinybert.data import TaskData
 from tinybert.errors import QualityError
 from tinybert.metrics import majority_share
 from tinybert.models import load_classifier, load_tokenizer, save
-from tinybert.resume import resume_beside
+from tinybert.progress import OnMetrics
+from tinybert.rows import task_rows
 from tinybert.supervised import SupervisedLearner, validation_of
-from tinybert.training import OnMetrics, TextCollator, train, with_lengths
+from tinybert.training import train
 
 
 def run(*, data: Path, teacher: Path, config: FineTuneConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -36,9 +37,8 @@ def run(*, data: Path, teacher: Path, config: FineTuneConfig, out: Path, on_metr
     task = TaskData(data)
     tokenizer, model = load_tokenizer(teacher), load_classifier(teacher, task.labels)
     validation = validation_of(model, tokenizer, task, config.selection, config.optim.precision)
-    rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
-    learner, resume = SupervisedLearner(model), resume_beside(out)
-    metrics = train("fine_tune", learner, rows, collate, config.optim, resume, on_metrics, validation)
+    rows = task_rows(task.rows("train"), tokenizer, task.max_length)
+    metrics = train("fine_tune", SupervisedLearner(model), rows, config.optim, out, on_metrics, validation)
     _check_floor(metrics["validation_accuracy"], task, config.floor)
     save(model, tokenizer, out, task.max_length)
     return metrics

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from tinybert.cli import main
 from tinybert.config import GeneralConfig, MapConfig, StudentConfig
-from tinybert.corpus import Corpus, collate_packed
+from tinybert.corpus import Corpus
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_tokenizer, save
-from tinybert.resume import resume_beside
+from tinybert.progress import OnMetrics
 from tinybert.student import build_student
-from tinybert.training import OnMetrics, train
+from tinybert.training import train
 
 
 def run(
@@ -42,9 +42,8 @@ def run(
     model = build_student(student, teacher, mapped, config.optim.seed)
     metrics: dict[str, float] = {}
     if config.enabled and corpus is not None:
-        learner = StateLearner(model, encoder, mapped, layer_map)
-        rows, resume = Corpus(corpus).rows(), resume_beside(out)
-        metrics = train("general", learner, rows, collate_packed, config.optim, resume, on_metrics)
+        learner = StateLearner(model, encoder, mapped, layer_map, config.optim.precision)
+        metrics = train("general", learner, Corpus(corpus).rows(), config.optim, out, on_metrics)
         learner.projections.save(out)
     save(model, load_tokenizer(teacher), out, max_length=None)
     return metrics

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
 
 from tinybert.checks import check_same_vocabulary
 from tinybert.cli import main
@@ -11,8 +11,11 @@ from tinybert.data import TaskData
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_tokenizer, save
-from tinybert.resume import resume_beside
-from tinybert.training import OnMetrics, TextCollator, train, with_lengths
+from tinybert.progress import OnMetrics
+from tinybert.rows import imitation_rows, task_rows
+from tinybert.scoring import device
+from tinybert.teacher_cache import TeacherCache
+from tinybert.training import train
 
 
 def run(
@@ -24,6 +27,7 @@ def run(
     config: LayersConfig,
     out: Path,
     on_metrics: OnMetrics,
+    targets: Path | None = None,
 ) -> dict[str, float]:
     """Distil the intermediate layers.
 
@@ -35,22 +39,30 @@ def run(
         config: Training.
         out: Directory to write: the student encoder, its projections, and the tokenizer.
         on_metrics: Points of the curves.
+        targets: The teacher's answers for the rows (`tinybert.teacher_cache`); where they hold its states, the
+            teacher itself is not needed.
 
     Returns:
         steps, loss and its terms over the last logged steps, seconds.
 
     Raises:
         ModelError: Heads or vocabularies differ.
+        DataError: The targets belong to other rows.
     """
     check_same_vocabulary(student, teacher)
     set_seed(config.optim.seed)
-    task, tokenizer = TaskData(data), load_tokenizer(student)
-    model, guide = load_encoder(student), load_encoder(teacher)
-    mapped = map_layers(layer_map, model.config.num_hidden_layers, guide.config.num_hidden_layers)
-    learner = StateLearner(model, guide, mapped, layer_map)
+    task, tokenizer, model = TaskData(data), load_tokenizer(student), load_encoder(student)
+    taught_by = AutoConfig.from_pretrained(teacher)
+    mapped = map_layers(layer_map, model.config.num_hidden_layers, taught_by.num_hidden_layers)
+    answers = TeacherCache(targets) if targets else None
+    if answers and answers.states and answers.states.mapped == tuple(mapped):
+        rows = imitation_rows(task, tokenizer, answers, "states")
+        learner = StateLearner(model, taught_by, mapped, layer_map)
+    else:
+        rows = task_rows(task.rows("train"), tokenizer, task.max_length)
+        learner = StateLearner(model, load_encoder(teacher), mapped, layer_map, config.optim.precision)
     learner.projections.load(student)
-    rows, collate = with_lengths(task.rows("train")), TextCollator(tokenizer, task.max_length)
-    metrics = train("layers", learner, rows, collate, config.optim, resume_beside(out), on_metrics)
+    metrics = train("layers", learner.to(device()), rows, config.optim, out, on_metrics)
     save(model, tokenizer, out, task.max_length)
     learner.projections.save(out)
     return metrics

@@ -10,13 +10,14 @@ from tinybert.checks import check_same_vocabulary, check_teacher_labels
 from tinybert.cli import main
 from tinybert.config import LogitsConfig
 from tinybert.data import TaskData
-from tinybert.losses import soft_cross_entropy
+from tinybert.learner import Learner
+from tinybert.losses import regression_loss, soft_cross_entropy
 from tinybert.models import load_classifier, load_tokenizer, save
-from tinybert.progress import logger
-from tinybert.resume import resume_beside
-from tinybert.scoring import predict
+from tinybert.progress import OnMetrics
+from tinybert.rows import imitation_rows
 from tinybert.supervised import validation_of
-from tinybert.training import Learner, OnMetrics, TextCollator, train, with_lengths
+from tinybert.teacher_cache import TeacherCache
+from tinybert.training import train
 
 
 class LogitLearner(Learner):
@@ -28,9 +29,11 @@ class LogitLearner(Learner):
         self._config = config
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """loss, and its soft and hard parts."""
+        """loss, and its soft and hard parts; a single output is a regression on the teacher's."""
         labels_B, teacher_BC = batch.pop("labels"), batch.pop("teacher_logits")
         student_BC = self.student(**batch).logits
+        if student_BC.shape[-1] == 1:
+            return {"loss": regression_loss(student_BC, teacher_BC)}
         soft = soft_cross_entropy(student_BC, teacher_BC, self._config.temperature)
         share = self._config.hard_weight
         if not share:
@@ -40,17 +43,23 @@ class LogitLearner(Learner):
 
 
 def run(
-    *, data: Path, teacher: Path, student: Path, config: LogitsConfig, out: Path, on_metrics: OnMetrics
+    *,
+    data: Path,
+    teacher: Path,
+    student: Path,
+    targets: Path,
+    config: LogitsConfig,
+    out: Path,
+    on_metrics: OnMetrics,
 ) -> dict[str, float]:
     """Distil the predictions.
-
-    The teacher scores every row once, before training: without dropout its logits never change.
 
     Args:
         data: Augmented task data set (`tinybert.data`).
         teacher: Fine-tuned teacher.
         student: Student after the first part. Where it is as wide as the teacher it takes over the teacher's head,
             which reads the states it has learnt to imitate; else its head starts new.
+        targets: The teacher's logits for the rows (`tinybert.teacher_cache`).
         config: Temperature, hard labels, training, selection.
         out: Directory to write: the classifier with its best weights, and the tokenizer.
         on_metrics: Points of the curves.
@@ -60,20 +69,17 @@ def run(
 
     Raises:
         ModelError: Vocabularies or labels differ.
+        DataError: The targets belong to other rows.
     """
     check_same_vocabulary(student, teacher)
     task, tokenizer = TaskData(data), load_tokenizer(student)
     check_teacher_labels(teacher, task.labels)
     set_seed(config.optim.seed)
-    model, guide = load_classifier(student, task.labels), load_classifier(teacher)
-    take_over_head(model, guide)
-    rows = task.rows("train")
-    logger.info("logits  teacher scores %d rows once", len(rows))
-    scored = predict(guide, tokenizer, rows, task.max_length, precision=config.optim.precision)
-    rows = with_lengths(rows).add_column("teacher_logits", scored.tolist())
+    model = load_classifier(student, task.labels)
+    take_over_head(model, load_classifier(teacher))
+    rows = imitation_rows(task, tokenizer, TeacherCache(targets), "logits")
     validation = validation_of(model, tokenizer, task, config.selection, config.optim.precision)
-    learner, collate = LogitLearner(model, config), TextCollator(tokenizer, task.max_length)
-    metrics = train("logits", learner, rows, collate, config.optim, resume_beside(out), on_metrics, validation)
+    metrics = train("logits", LogitLearner(model, config), rows, config.optim, out, on_metrics, validation)
     save(model, tokenizer, out, task.max_length)
     return metrics
 

@@ -12,8 +12,8 @@ from tinybert.cli import main
 from tinybert.config import DataConfig
 from tinybert.data import RowWriter, write_manifest
 from tinybert.errors import DataError
+from tinybert.progress import OnMetrics
 from tinybert.tables import split_files, stream
-from tinybert.training import OnMetrics
 
 
 @dataclass(frozen=True)

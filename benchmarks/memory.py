@@ -1,0 +1,163 @@
+"""Claims: intermediate distillation needs a fraction of the reference's memory; a larger corpus needs no more.
+
+Each line is a process of its own. Its peak is what Linux calls VmHWM, or what the GPU had allocated at most; what the
+process held before its models were built (Python, torch, transformers) is taken off, and told.
+
+    python benchmarks/memory.py [--json FILE] [--steps N] [--length N]
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from distill_step import BATCH, MAPPED, Engine, commit, nothing, processor, sentences
+from reference import STUDENT, TEACHER, Reference
+from transformers import BertConfig, BertModel
+
+from tinybert.config import MapConfig
+from tinybert.corpus import PackedRows, write
+from tinybert.distillation import StateLearner
+from tinybert.libraries import quiet
+from tinybert.models import load_encoder
+from tinybert.scoring import device
+from tinybert.teacher_cache import TeacherCache
+from tinybert.training import train
+from tinybert.training_config import OptimConfig
+
+SEQUENCES = 20_000
+"""Packed sequences of the small corpus; the large one has ten times as many."""
+
+
+def peak() -> float:
+    """Megabytes this process has held at most."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+
+
+def reference(made: Engine, length: int, steps: int) -> None:
+    """The reference's intermediate step, sentences padded to one length."""
+    model = Reference(length)
+    ids = made.tokenizer(made.task.rows("train")["text"][:], truncation=True, max_length=length)["input_ids"]
+    for step in range(steps):
+        model.intermediate_step(ids[step % 4 * BATCH :][:BATCH])
+
+
+def intermediate(made: Engine, steps: int, accumulation: int) -> None:
+    """The engine's, with the teacher at each step."""
+    learner = StateLearner(BertModel(STUDENT), load_encoder(made.teacher), MAPPED, MapConfig(), "auto")
+    optim = OptimConfig(epochs=1000, steps=steps, batch_size=BATCH, accumulation=accumulation)
+    train("memory", learner.to(device()), made.plain, optim, made.directory / "out", nothing)
+
+
+def cached(made: Engine, steps: int) -> None:
+    """The engine's, on the teacher's cached states."""
+    learner = StateLearner(BertModel(STUDENT), TEACHER, MAPPED, MapConfig()).to(device())
+    optim = OptimConfig(epochs=1000, steps=steps, batch_size=BATCH)
+    rows = made.rows(TeacherCache(made.directory / "cache"), "states")
+    train("memory", learner, rows, optim, made.directory / "out", nothing)
+
+
+def general(made: Engine, sequences: int) -> None:
+    """General distillation over every sequence of a corpus once, with small models: the corpus is what counts."""
+    shape = BertConfig(hidden_size=48, num_hidden_layers=1, intermediate_size=48, num_attention_heads=12)
+    learner = StateLearner(BertModel(shape), BertModel(shape), [1], MapConfig()).to(device())
+    optim = OptimConfig(epochs=1, batch_size=256)
+    rows = PackedRows(made.directory / f"{sequences}.arrow", sequences)
+    train("memory", learner, rows, optim, made.directory / "out", nothing)
+
+
+def write_corpora(directory: Path) -> None:
+    """Random tokens; their number is all that matters."""
+    chance = np.random.default_rng(0)
+    for sequences in (SEQUENCES, 10 * SEQUENCES):
+        rows = (chance.integers(1000, 30_000, 16).tolist() for _ in range(sequences))
+        write(rows, 16, directory / f"{sequences}.arrow")
+
+
+def child(name: str, directory: Path, steps: int, length: int) -> None:
+    """Run one line of the table and print its megabytes."""
+    quiet()
+    made = Engine(directory, [], length)
+    base = peak()
+    {
+        "reference": lambda: reference(made, length, steps),
+        "engine": lambda: intermediate(made, steps, 1),
+        "engine, batch in 4 slices": lambda: intermediate(made, steps, 4),
+        "engine, cached states": lambda: cached(made, steps),
+        "general, corpus": lambda: general(made, SEQUENCES),
+        "general, corpus x 10": lambda: general(made, 10 * SEQUENCES),
+    }[name]()
+    print(json.dumps({"peak": peak() - base, "base": base}))
+
+
+LINES = [
+    "reference",
+    "engine",
+    "engine, batch in 4 slices",
+    "engine, cached states",
+    "general, corpus",
+    "general, corpus x 10",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help="of intermediate distillation")
+    parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens the reference pads to")
+    parser.add_argument("--child", choices=LINES, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        return child(given.child, given.directory, given.steps, given.length)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Engine(Path(scratch), sentences(4 * BATCH), given.length)
+        made.fill(gigabytes=10)[0].directory.rename(made.directory / "cache")
+        write_corpora(made.directory)
+        found = {name: measured(name, made.directory, given) for name in LINES}
+    print(report(found, given.length))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    return None
+
+
+def measured(name: str, directory: Path, given: argparse.Namespace) -> dict[str, float]:
+    """What a process of its own tells of one line."""
+    shutil.rmtree(directory / "out-resume", ignore_errors=True)
+    command = [sys.executable, __file__, "--child", name, "--directory", str(directory)]
+    command += ["--steps", str(given.steps), "--length", str(given.length)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name:28} {figures['peak']:8.0f} MB", file=sys.stderr, flush=True)
+    return figures
+
+
+def report(found: dict[str, dict[str, float]], length: int) -> str:
+    """What was measured, as Markdown."""
+    lines = [
+        f"{processor()}; commit {commit()}; `{' '.join(['python', *sys.argv])}`",
+        "",
+        f"Batches of {BATCH}, the reference's padded to {length} tokens. Python and its libraries, "
+        f"{found['reference']['base']:.0f} MB, are taken off.",
+        "",
+        "| | peak, MB | of the reference |",
+        "|---|---:|---:|",
+    ]
+    for name in LINES:
+        of = found[name]["peak"] / found["general, corpus" if "general" in name else "reference"]["peak"]
+        lines.append(
+            f"| {name} | {found[name]['peak']:.0f} | {of:.2f}{' of one corpus' if 'general' in name else ''} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Artifacts in a local folder: staged, checked, made read-only, and named at once when they are whole.
+
+An artifact is a directory, complete once its (hidden) manifest is there, written last. The store of a machine without
+S3 is made of these, and the local copies of what S3 holds too.
+"""
+
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from tinybert.digest import FileEntry, files_digest, list_files
+from tinybert.errors import IntegrityError, StoreError
+from tinybert.refs import Ref
+
+MANIFEST = ".manifest.json"
+STAGING = ".staging-"
+CONTENT = re.compile(r"[^./\x00][^/\x00]*(/[^./\x00][^/\x00]*)*")
+"""A relative path, nothing hidden, so no `..` either."""
+
+
+class Manifest(BaseModel):
+    """What an artifact consists of."""
+
+    version: Literal[1] = 1
+    kind: str
+    digest: str
+    files: dict[Annotated[str, StringConstraints(pattern=f"^{CONTENT.pattern}$")], FileEntry]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory of the store: an artifact, or the pointers of one kind."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None without one."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (self.path / name).read_bytes()
+        return None
+
+    def write(self, name: str, body: bytes) -> None:
+        """Gives a file this content; whoever reads meanwhile sees the old or the new."""
+        with staging(self.path) as staged:
+            _write_to_disk(staged / name, body)
+            (staged / name).replace(self.path / name)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def put(self, directory: Path, manifest: Manifest) -> None:
+        """Makes the artifact from the files of a directory."""
+        with staging(self.path.parent) as staged:
+            for name in manifest.files:
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(directory / name, staged / name)
+            self.publish(staged, manifest, f"{directory} while it was stored")
+
+    def publish(self, staged: Path, manifest: Manifest, label: str) -> None:
+        """Gives staged files their final name, once they are checked and the manifest is on the disk."""
+        verify(staged, manifest.files, label)
+        _write_to_disk(staged / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        move(staged, self.path, intact=lambda: self.is_intact(manifest.digest))
+
+    def is_intact(self, digest: str) -> bool:
+        """Whether the artifact is complete and its files have this digest."""
+        return self.read(MANIFEST) is not None and files_digest(list_files(self.path)) == digest
+
+    def open(self, ref: Ref, cache: Path) -> Path:
+        """The artifact itself, every file just checked."""
+        verify(self.path, checked_manifest(ref, self.read(MANIFEST)).files, ref.uri)
+        return self.path
+
+    def delete(self, ref: Ref, cache: Path) -> None:
+        """Deletes the artifact, the manifest first: what is left by a kill is no artifact."""
+        self.remove(MANIFEST)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
+
+
+def checked_manifest(ref: Ref, text: bytes | None) -> Manifest:
+    """A manifest, checked against the digest the caller expects."""
+    if text is None:
+        raise StoreError(f"{ref.uri}: no such artifact; check the root, or run the stage that makes it")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as bad:
+        raise IntegrityError(f"{ref.uri}: {MANIFEST}, delete it: wrong at {bad.errors()[0]['loc']}") from bad
+    if (found := files_digest(manifest.files)) != ref.digest:
+        raise IntegrityError(f"{ref.uri}: {MANIFEST} has digest {found}, expected {ref.digest}; delete it")
+    return manifest
+
+
+def verify(directory: Path, expected: dict[str, FileEntry], label: str) -> None:
+    """Raises IntegrityError unless a directory holds these files and no others."""
+    found = list_files(directory)
+    for name in sorted(expected.keys() | found.keys()):
+        if (have := found.get(name, "no file")) != (want := expected.get(name, "no file")):
+            raise IntegrityError(f"{label}: {name}: found {have}, expected {want}; delete it, make it again")
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Path]:
+    """An empty directory hidden beside what is being made; sweeps what processes killed a day ago left."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{STAGING}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=STAGING, dir=parent, ignore_cleanup_errors=True) as outer:
+        (staged := Path(outer) / "content").mkdir()  # inside, for the permissions of the process, not 0700
+        yield staged
+
+
+def move(staged: Path, final: Path, intact: Callable[[], bool]) -> None:
+    """Gives staged files, now read-only, their final name at once, unless a concurrent writer was first."""
+    for path in filter(Path.is_file, staged.rglob("*")):
+        path.chmod(0o444)
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        if not intact():  # damaged or incomplete: it gives way
+            with suppress(FileNotFoundError):
+                final.rename(staged.with_name("replaced"))
+            move(staged, final, intact)
+
+
+def _write_to_disk(path: Path, body: bytes) -> None:
+    """Writes a file that survives a loss of power once it has been renamed."""
+    with path.open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,131 @@
+"""A model of five weights that trains in milliseconds, and a program that trains it in processes of its own.
+
+`python -m tests.unit.line JOBS.json` works through a list of jobs. Importing torch takes seconds, forking none, so
+one program serves all jobs: it forks the processes of each job, waits for them, and writes down how they ended.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tinybert.batches import Rows
+from tinybert.learner import Learner, Validation
+from tinybert.training import train
+from tinybert.training_config import OptimConfig, SelectionConfig
+
+
+class Line(Learner):
+    """y = w x + b under a mean squared error; dropout makes it depend on the random numbers."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(4, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.passes = 0
+
+    def forward(self, **batch):
+        self.passes += 1
+        predicted = self.line(self.dropout(batch["x"])).squeeze(-1)
+        return {"loss": (predicted - batch["y"]).square().mean(), "bias": self.line.bias.sum()}
+
+
+class Points(Rows):
+    """y = the sum of x, plus 1."""
+
+    def __init__(self, count=40):
+        torch.manual_seed(1)
+        self.x = torch.randn(count, 4)
+        self.lengths = np.full(count, 3, np.int32)
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, rows, chance):
+        return {"x": self.x[rows], "y": self.x[rows].sum(1) + 1}
+
+
+def fit(learner, rows, directory, on_metrics=lambda metrics, step: None, validation=None, **fields):
+    """Train below a directory, on plain settings but for the fields given."""
+    plain = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32"}
+    (directory / "out").mkdir(parents=True, exist_ok=True)
+    return train("test", learner, rows, OptimConfig(**plain | fields), directory / "out", on_metrics, validation)
+
+
+def weights(learner):
+    return torch.cat([parameter.detach().flatten() for parameter in learner.parameters()])
+
+
+def halfway(learner, **selection):
+    """Scores that are highest where the bias, on its way to 1, passes 0.4; they follow from the weights alone."""
+    return Validation(
+        lambda: {"accuracy": 1 - abs(float(learner.line.bias.detach()) - 0.4), "f1_macro": 0.5},
+        SelectionConfig(**selection),
+    )
+
+
+class Signalled(Line):
+    """Sends a signal to its own process in the forward pass of a step."""
+
+    def __init__(self, number, step, **more):
+        super().__init__(**more)
+        self.number, self.step = number, step
+
+    def forward(self, **batch):
+        terms = super().forward(**batch)
+        if self.passes == self.step:
+            os.kill(os.getpid(), self.number)
+        return terms
+
+
+def _work(job, rank, port):
+    """One process of a job."""
+    if job["processes"] > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    learner = Line(job.get("dropout", 0.0))
+    if rank == job.get("signalled"):
+        learner = Signalled(job["signal"], job["step"], dropout=job.get("dropout", 0.0))
+    validation = halfway(learner, **job["selection"]) if "selection" in job else None
+    curve = []
+    metrics = fit(
+        learner, Points(job["rows"]), Path(job["directory"]), lambda m, s: curve.append((s, m)), validation, **job["fields"]
+    )
+    result = {"metrics": metrics, "curve": curve, "weights": weights(learner).tolist()}
+    Path(job["directory"], f"{job['name']}-{rank}.json").write_text(json.dumps(result))
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main(jobs):
+    """Write `NAME-RANK.json` for each process that trained to the end, and `NAME.json` with all exit codes."""
+    forked, port = multiprocessing.get_context("fork"), _free_port()
+    for job in jobs:
+        Path(job["directory"]).mkdir(parents=True, exist_ok=True)
+        started = [forked.Process(target=_work, args=(job, rank, port)) for rank in range(job["processes"])]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(60)
+            process.kill()
+            process.join()
+        exits = [process.exitcode for process in started]
+        Path(job["directory"], f"{job['name']}.json").write_text(json.dumps(exits))
+        port = _free_port()
+
+
+if __name__ == "__main__":
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    main(json.loads(Path(sys.argv[1]).read_text()))

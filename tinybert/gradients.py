@@ -1,0 +1,79 @@
+"""A batch in slices that fit into memory.
+
+The loss of a batch is a mean over its items (rows, or whatever the learner counts), so slices weigh by the items
+they hold, and the sum of their gradients is the gradient of the whole batch however it was cut.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from tinybert.batches import Batch
+from tinybert.progress import logger
+
+R = TypeVar("R")
+
+
+def slices(batch: Batch, rows: int) -> Iterator[Batch]:
+    """The batch in pieces of at most so many rows."""
+    for start in range(0, batch_rows(batch), rows):
+        yield {name: tensor[start : start + rows] for name, tensor in batch.items()}
+
+
+def batch_rows(batch: Batch) -> int:
+    """Rows of a batch: every tensor of it has them first."""
+    return len(next(iter(batch.values())))
+
+
+class SliceSize:
+    """Rows a slice may have: halved whenever memory runs out, and remembered for the stage.
+
+    Args:
+        what: The stage's name, for the message.
+        parts: Slices a batch is cut into at least.
+        file: Where a limit is kept, so that a resumed run need not find it out again.
+    """
+
+    def __init__(self, what: str, parts: int, file: Path) -> None:
+        self._what, self._parts, self._file = what, parts, file
+        self._limit: int = json.loads(file.read_text())["rows"] if file.is_file() else sys.maxsize
+
+    def fitting(self, compute: Callable[[int], R], batch: int, clear: Callable[[], None]) -> R:
+        """Call `compute` with the rows of a slice until it does not run out of memory.
+
+        Args:
+            compute: Called with the number of rows.
+            batch: Rows of the batch to be sliced.
+            clear: Called after a failure, to drop what was half computed.
+
+        Raises:
+            RuntimeError: Not even a single row fits, or another error than missing memory.
+        """
+        while True:
+            rows = min(self._limit, -(-batch // self._parts))
+            try:
+                return compute(rows)
+            except RuntimeError as error:
+                if not out_of_memory(error) or rows == 1:
+                    raise
+            clear()  # outside of the handler, whose error holds on to the failed tensors
+            self._remember(-(-rows // 2))
+            logger.warning(
+                "%s  out of memory: the batch of %d rows, now in slices of %d", self._what, batch, self._limit
+            )
+
+    def _remember(self, rows: int) -> None:
+        self._limit = rows
+        whole = self._file.with_suffix(f".{os.getpid()}")  # of its own: other processes may write theirs
+        whole.write_text(json.dumps({"rows": rows}))
+        whole.replace(self._file)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,67 @@
+"""The processes that train a stage together: which one this is, and sums over all of them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
+BUCKET = 25_000_000
+"""Numbers that go over the wire together."""
+
+
+def join() -> None:
+    """Join the other processes, where a launcher said in the environment that there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def processes() -> int:
+    """Training processes of this stage, this one included."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def process() -> int:
+    """This process' number among them; 0 is the one that writes."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def summed(numbers: Tensor) -> Tensor:
+    """The sum of the processes' numbers, in every process."""
+    if processes() > 1:
+        distributed.all_reduce(numbers)
+    return numbers
+
+
+def agreed(value: T) -> T:
+    """What the first process has, in every process."""
+    shared = [value]
+    if processes() > 1:
+        distributed.broadcast_object_list(shared)
+    return shared[0]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in every process, some millions of numbers at a time."""
+    if processes() == 1:
+        return
+    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        flat = summed(torch.cat([gradient.flatten() for gradient in bucket]))
+        for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

@@ -1,0 +1,64 @@
+"""The teacher's side of state distillation: one forward pass, and the tensors that losses and cache need of it.
+
+Shapes: B batch, K mapped layers, L length, H heads, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tinybert.attention_kind import Kind
+from tinybert.states import StateCapture, model_inputs, transformer_layers
+
+HIDDEN = "teacher_hidden"
+ATTENTION = {"scores": "teacher_scores", "relations": "teacher_relations"}
+
+
+def state_names(kind: Kind) -> list[str]:
+    """Names in a batch of the tensors that `TeacherStates` gives."""
+    return [HIDDEN, *(name for of, name in ATTENTION.items() if of == kind)]
+
+
+class TeacherStates(nn.Module):
+    """Runs a teacher for its states.
+
+    The teacher is taken over: it stays in eval mode and loses its gradients, its head and pooler, and the layers
+    above the last mapped one.
+
+    Args:
+        teacher: Encoder, with or without a head.
+        mapped: g(1..M), teacher layers from 1.
+        kind: What of its attention is wanted.
+
+    Raises:
+        ModelError: Its attention cannot be captured.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, mapped: list[int], kind: Kind) -> None:
+        super().__init__()
+        self.encoder: PreTrainedModel = teacher.base_model.requires_grad_(False)
+        self._mapped, self._kind = mapped, kind
+        self._capture = StateCapture(self.encoder, [0, *mapped], kind)
+        del transformer_layers(self.encoder)[mapped[-1] :]
+        self.encoder.config.num_hidden_layers = mapped[-1]
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The states of a batch (input_ids, attention_mask and so on), computed where the batch lies.
+
+        Returns:
+            teacher_hidden (B, K + 1, L, D), first the embedding, then the mapped layers, and teacher_scores
+            (B, K, H, L, L) or teacher_relations (B, K, 3, L, D), which are queries, keys and values.
+        """
+        where = batch["input_ids"].device
+        if self.encoder.device != where:
+            self.encoder.to(where)
+        self.encoder.eval()
+        with torch.no_grad(), self._capture.capturing() as states:
+            self.encoder(**model_inputs(self.encoder, batch))
+        captured = {HIDDEN: torch.stack([states.hidden[layer] for layer in (0, *self._mapped)], dim=1)}
+        if self._kind != "hidden":
+            by_layer = states.scores if self._kind == "scores" else states.relations
+            captured[ATTENTION[self._kind]] = torch.stack([by_layer[layer] for layer in self._mapped], dim=1)
+        return captured

@@ -1,0 +1,264 @@
+"""Hugging Face's Trainer, given our batches, our gradients and our evaluation.
+
+It sees one batch a step and one epoch; which rows those are is the plan's business (`tinybert.batches`).
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
+from tinybert.errors import QualityError
+from tinybert.gradients import SliceSize, batch_rows, slices
+from tinybert.interruption import Interruption
+from tinybert.learner import Learner, Validation
+from tinybert.processes import agreed, process, processes, sum_gradients, summed
+from tinybert.progress import logger
+from tinybert.reporting import not_finite
+from tinybert.resume import STATE, continue_from, is_finished, last_checkpoint
+from tinybert.scoring import device, use_bf16
+from tinybert.training_config import OptimConfig, SelectionConfig
+
+LOG_EVERY = 10
+"""Steps between two points of a loss curve."""
+
+
+def _arguments(optim: OptimConfig, batches: Plan, resume: Path, selection: SelectionConfig | None) -> TrainingArguments:
+    per_epoch = batches.steps_per_epoch
+    every = math.ceil(per_epoch / selection.evaluations_per_epoch) if selection else optim.checkpoint_every
+    where = device()
+    arguments = TrainingArguments(
+        output_dir=str(resume),
+        max_steps=batches.steps,
+        per_device_train_batch_size=optim.batch_size,
+        learning_rate=optim.learning_rate,
+        warmup_steps=math.ceil(optim.warmup * batches.steps),
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=use_bf16(where, optim.precision),
+        seed=optim.seed,
+        ignore_data_skip=True,  # the sampler begins where the checkpoint ends
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=LOG_EVERY,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if selection else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        metric_for_best_model=selection.metric if selection else None,
+        greater_is_better=True,
+        use_cpu=where.type == "cpu",
+        ddp_broadcast_buffers=False,
+        remove_unused_columns=False,
+        average_tokens_across_devices=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would make it DataParallel, which state capture cannot bear
+    return arguments
+
+
+class StageTrainer(Trainer):
+    """The Trainer with the batches, the gradients, the evaluation and the weights file of a learner."""
+
+    def __init__(
+        self,
+        what: str,
+        learner: Learner,
+        rows: Rows,
+        optim: OptimConfig,
+        resume: Path,
+        validation: Validation | None,
+        interruption: Interruption,
+    ) -> None:
+        self.batches = plan(rows, optim, least=processes())
+        selection = validation.selection if validation else None
+        shares = StepBatches(rows, self.batches, optim.seed, process(), processes())
+        # The Trainer insists on an evaluation set where it evaluates; `evaluate` below does not read it.
+        super().__init__(
+            learner,
+            _arguments(optim, self.batches, resume, selection),
+            train_dataset=shares,
+            eval_dataset=shares if validation else None,
+        )
+        self._what, self._learner, self._optim, self._resume = what, learner, optim, resume
+        self._validation, self._interruption = validation, interruption
+        self._size = SliceSize(what, optim.accumulation, resume / "slices.json")
+        self._first = self.examples = self.tokens = 0
+        self._saved = time.monotonic()
+        self._told = self._due = torch.zeros(3)
+        self._latest: tuple[Tensor, Batch] | None = None
+        self._terms: list[dict[str, Tensor]] = []
+        self._compiled = optim.compile
+        if optim.compile:
+            learner.compile(dynamic=True)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Pace(self))
+        if selection and selection.patience:
+            self.add_callback(EarlyStoppingCallback(selection.patience))
+
+    def run(self) -> TrainerState:
+        """Train from the last checkpoint on, or from the start; nothing is left to do after the last step."""
+        found = last_checkpoint(self._resume)
+        if found is not None:
+            state = continue_from(Path(found))
+            self._first = state["global_step"]
+            if is_finished(state, self.batches.steps):
+                safetensors.torch.load_model(self._learner, Path(found) / "model.safetensors")
+                return TrainerState.load_from_json(str(Path(found) / STATE))
+        self.train(resume_from_checkpoint=found)
+        return self.state
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """The batches that are still to do, made by worker processes where a GPU would wait for them."""
+        gpu = self.args.device.type == "cuda"
+        return DataLoader(
+            self.train_dataset,
+            batch_size=None,
+            sampler=StepsFrom(self._first, self.batches.steps),
+            num_workers=2 if gpu else 0,
+            pin_memory=gpu,
+            generator=torch.Generator(),  # of its own: it would draw from the one dropout uses
+        )
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """Gradients of this step's batch, summed over slices and processes."""
+        self.check_finite()
+        model.train()
+        self._due = self._told
+        self._told = self._agreement(inputs)
+        rows = batch_rows(inputs)
+        terms = self._size.fitting(lambda size: self._tried(model, inputs, size), rows, model.zero_grad)
+        sum_gradients(self._learner.parameters())
+        self._terms.append(terms)
+        self._latest = terms["loss"], inputs
+        self.examples += rows * processes()
+        if "attention_mask" in inputs:
+            self.tokens += int(inputs["attention_mask"].sum()) * processes()
+        return terms["loss"] * processes()  # the Trainer takes the mean over processes
+
+    def _agreement(self, batch: Batch) -> Tensor:
+        """Items of all processes' shares, and how many processes want a checkpoint, or to stop."""
+        overdue = time.monotonic() - self._saved > 60 * self._optim.checkpoint_minutes
+        mine = [float(self._learner.items(batch)), float(overdue), float(self._interruption.asked)]
+        return summed(torch.tensor(mine, device=self.args.device if processes() > 1 else "cpu"))
+
+    def _tried(self, model: nn.Module, batch: Batch, rows: int) -> dict[str, Tensor]:
+        """The gradients, without torch.compile from its first failure on."""
+        try:
+            return self._gradients(model, batch, rows)
+        except TorchDynamoException as error:
+            if not self._compiled:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("%s  torch.compile failed, going on without it: %s", self._what, reason)
+        self._compiled = False
+        self._learner._compiled_call_impl = None
+        model.zero_grad()
+        return self._gradients(model, batch, rows)
+
+    def _gradients(self, model: nn.Module, batch: Batch, rows: int) -> dict[str, Tensor]:
+        """Add up the gradients of the batch's slices; gives this process' part of the loss terms.
+
+        The random numbers of a step follow from seed, step and process: neither a resumption nor an evaluation
+        changes them.
+        """
+        torch.manual_seed(step_seed(self._optim.seed, self.state.global_step, process()))
+        sums: dict[str, Tensor] = {}
+        with self.accelerator.no_sync(model):
+            for part in slices(batch, rows):
+                share = self._learner.items(part) / self._told[0]
+                terms = model(**{name: t.to(self.args.device, non_blocking=True) for name, t in part.items()})
+                self.accelerator.backward(terms["loss"] * share)
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0.0) + term.detach() * share
+        return sums
+
+    def check_finite(self) -> None:
+        """Stop where the loss of the latest step is no number; its batch is kept for a look.
+
+        Asked one step late, so that a GPU need not be waited for.
+
+        Raises:
+            QualityError: It is not finite.
+        """
+        if self._latest is None or torch.isfinite(self._latest[0]):
+            return
+        path = self._resume / f"not-finite-step-{self.state.global_step}.safetensors"
+        loss, batch = self._latest
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
+        raise QualityError(not_finite(self._what, float(loss), self.state.global_step, str(path)))
+
+    def mean_terms(self) -> dict[str, float]:
+        """Means of the loss terms, "loss" left out, over the steps since the last call and all processes."""
+        self.check_finite()
+        names = [name for name in self._terms[0] if name != "loss"] if self._terms else []
+        means = {name: summed(torch.stack([terms[name] for terms in self._terms]).mean()).item() for name in names}
+        self._terms = []
+        return means
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the learner; the first process does, the others wait for its scores."""
+        assert self._validation is not None
+        scores = agreed(self._validation.score() if process() == 0 else {})
+        metrics = {f"eval_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @property
+    def due(self) -> tuple[bool, bool]:
+        """Whether all processes agreed, a step ago, on a checkpoint now, and on stopping after it."""
+        return bool(self._due[1:].any()), bool(self._due[2])
+
+    def saved(self) -> None:
+        """Start the time to the next checkpoint anew; where one process was told to stop, all leave as it does."""
+        self._saved = time.monotonic()
+        self._told[1] = 0  # agreed on before this checkpoint was written
+        self._interruption.asked |= self.due[1]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # save_model keeps tied weights once; the Trainer's own file for plain modules refuses them.
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self._learner, str(directory / "model.safetensors"))
+
+
+class _Pace(TrainerCallback):
+    """Evaluates and logs after the last step; checkpoints when it is time, or when somebody wants to stop."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
+        if self._trainer.due[0]:
+            control.should_save = True
+        if control.should_save or control.should_evaluate:
+            self._trainer.check_finite()  # no checkpoint, and no best score, of weights that are no numbers
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.saved()
+        if self._trainer.due[1]:
+            control.should_training_stop = True
