@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 PIP_OPTIONS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
+INSTALLED_RAY := .venv/installed-ray
 
 export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
 export DO_NOT_TRACK ?= 1
@@ -23,6 +24,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[quickstart,dev]'
 	@touch $@
 
+$(INSTALLED_RAY): $(INSTALLED)
+	@echo "installing Ray into .venv (a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+	  --constraint constraints.txt --editable '.[ray]'
+	@touch $@
+
 quickstart: setup ## distil a real teacher on real reviews, about ten minutes on two cores
 	@$(BIN)/python -m flows.distill --preset quickstart --json build/quickstart.json
 
@@ -33,7 +40,7 @@ smoke: setup     ## every stage in a minute, on a tiny model made on the spot
 test: setup      ## the default test suite
 	@$(BIN)/python -m pytest -m 'not slow'
 
-test-slow: setup ## what is too long for it
+test-slow: $(INSTALLED_RAY) ## what is too long for it, Ray included
 	@$(BIN)/python -m pytest -m slow
 
 lint: setup      ## format, lint, types, imports

@@ -166,20 +166,27 @@ def end_on_request() -> None:
     at a SIGKILL. The children get SIGTERM and time to write a checkpoint. This happens in the signal's handler, so
     that the launcher that runs in the main thread does not meddle.
     """
-    signal.signal(signal.SIGTERM, lambda *_: _end())
+    signal.signal(signal.SIGTERM, end)
 
     def watch() -> None:
         os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, whose lock would be missed at the end
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE + 1)
+        _leave()  # the main thread does not come to it
 
     threading.Thread(target=watch, name="end on request", daemon=True).start()
 
 
-def _end() -> NoReturn:
+def end(*_: Any) -> NoReturn:
+    """Handle SIGTERM: hand it on to the children, wait for them, and leave none behind."""
     children = psutil.Process().children()
     for child in children:
         child.terminate()
     psutil.wait_procs(children, timeout=GRACE)
+    _leave()
+
+
+def _leave() -> NoReturn:
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(1)

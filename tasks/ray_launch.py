@@ -6,6 +6,9 @@ stage's inputs for itself, and rank 0's output, checkpoints and answers travel t
 
 import importlib
 import os
+import re
+import signal
+import socket
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -21,7 +24,7 @@ from ray.util.queue import Queue
 from tasks import sources
 from tasks.checkpoints import mirrored, restore
 from tasks.connections import store
-from tasks.launched import Request, Send, end_on_request, errors_told, perform, read_request, send_to
+from tasks.launched import Request, Send, end, end_on_request, errors_told, perform, read_request, send_to
 from tasks.settings import settings
 from tinybert import refs
 from tinybert.errors import ConfigError, TransientError
@@ -36,9 +39,10 @@ HANDED_ON = ("AWS_", "HF_")
 def launch(directory: Path) -> None:
     """Have the stage run on the cluster, and pass on what its processes say."""
     request, send = read_request(directory), send_to(directory)
+    end_on_request()
     with errors_told(send, "the launcher"):
         _connect(request.launch.address or "auto", request.launch.processes)
-        end_on_request()  # after Ray has set its own handler of SIGTERM
+        signal.signal(signal.SIGTERM, end)  # Ray has set its own
         scaling = _scaling(request.launch.processes)
     answers = Queue(actor_options={"num_cpus": 0})
     # On the cluster, so that it makes no difference whether this machine is part of it.
@@ -64,10 +68,12 @@ def _connect(address: str, processes: int) -> None:
     """Raises TransientError where no cluster answers."""
     local = {"include_dashboard": False, "num_cpus": max(processes, os.cpu_count() or 1)}
     code = [str(Path(str(importlib.import_module(name).__file__)).parent) for name in PACKAGES]
-    options = local if address == "local" else {}
     try:
+        if host := re.fullmatch(r"(ray://)?(.+):(\d+)", address):
+            socket.create_connection((host[2], int(host[3])), timeout=10).close()  # Ray would try for minutes
+        options = local if address == "local" else {}
         ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False, **options)
-    except (ConnectionError, RayError) as error:
+    except (OSError, RayError) as error:
         raise TransientError(f"no Ray cluster answers at launch.address {address}: {error}") from error
 
 

@@ -67,7 +67,7 @@ class GroupedPlan(Plan):
     """
 
     def __init__(self, lengths: NDArray[np.int32], optim: OptimConfig, least: int = 1) -> None:
-        _check_enough(len(lengths), least)
+        _check_enough(len(lengths), optim, least)
         self._lengths, self._optim, self._least = lengths, optim, least
         self._epoch = lru_cache(maxsize=1)(self._draw)
         self._ends: list[int] = []
@@ -95,8 +95,7 @@ class GroupedPlan(Plan):
         order = chance.permutation(len(self._lengths))
         pool = POOL * self._usual_size()
         batches: list[Indices] = []
-        for start in range(0, len(order), pool):
-            part = order[start : start + pool]
+        for part in np.split(order, range(pool, len(order) - pool // 2, pool)):  # none with a few rows only
             batches += self._cut(part[np.argsort(-self._lengths[part], kind="stable")])
             if len(batches) > 1 and len(batches[-1]) < self._least:
                 rest = batches.pop()
@@ -136,7 +135,7 @@ class StreamedPlan(Plan):
     """
 
     def __init__(self, rows: int, block: int, optim: OptimConfig, length: int, least: int = 1) -> None:
-        _check_enough(rows, least)
+        _check_enough(rows, optim, least)
         self._rows, self._block, self._seed = rows, block, optim.seed
         self._size = optim.batch_size if optim.batch_tokens is None else max(least, optim.batch_tokens // length)
         whole, rest = divmod(rows, self._size)
@@ -181,10 +180,12 @@ def plan(rows: Rows, optim: OptimConfig, least: int = 1) -> Plan:
     return StreamedPlan(len(rows), rows.block, optim, length=next(iter(sample.values())).shape[-1], least=least)
 
 
-def _check_enough(rows: int, least: int) -> None:
-    if rows < least:
+def _check_enough(rows: int, optim: OptimConfig, least: int) -> None:
+    batch = rows if optim.batch_tokens else min(rows, optim.batch_size)
+    if batch < least:
         raise ConfigError(
-            f"launch.processes: found {least}; each needs a row of every batch, and there are {rows} rows"
+            f"launch.processes: found {least}; each needs a row of every batch, and there are {rows} rows in batches "
+            f"of {batch}. Use fewer processes, or a larger batch_size"
         )
 
 

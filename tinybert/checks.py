@@ -7,20 +7,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tinybert.attention_kind import AttentionShape, Kind, attention_kind
-from tinybert.config import DistillConfig
+from tinybert.config import DistillConfig, StudentConfig
 from tinybert.digest import json_digest
 from tinybert.errors import ModelError, SourceError
+from tinybert.families import LAYER_MODULES, shape_fields
 from tinybert.layer_map import layer_weights, map_layers
 
 HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
-
-
-_SHAPE_FIELDS = {
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "ffn": "intermediate_size",
-    "heads": "num_attention_heads",
-}
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:
@@ -44,7 +37,7 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
 
     Raises:
         ConfigError: The layer map, its weights or the relation heads do not fit the two.
-        ModelError: Heads differ, a copied start needs other widths, or the vocabularies differ.
+        ModelError: Heads differ, the teacher has not what the student is to start from, or the vocabularies differ.
         SourceError: A directory is no model.
     """
     teacher_config = read_model_config(teacher)
@@ -58,8 +51,8 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
         layer_weights(config.layer_map, shape["layers"])
     if student:
         check_same_vocabulary(student, teacher)
-    elif config.student.start == "teacher":
-        _check_copyable(shape, taught_by)
+    else:
+        check_start(config.student, teacher)
     _check_length(config, teacher_config)
     if config.augment.enabled and not config.mlm.enabled and not has_mlm_head(teacher):
         raise ModelError(
@@ -77,6 +70,34 @@ def wanted_states(config: DistillConfig, teacher: Path, student: Path | None) ->
     own, other = (AttentionShape(model["heads"], model["hidden"]) for model in (shape, taught_by))
     mapped = map_layers(config.layer_map, shape["layers"], taught_by["layers"])
     return mapped, attention_kind(config.layer_map, own, other).kind
+
+
+def check_start(student: StudentConfig, teacher: Path) -> None:
+    """A student that starts from the teacher's layers must fit into them.
+
+    Raises:
+        ModelError: It is wider, has other heads, or is narrower than a teacher whose parts are not known by name.
+        SourceError: The directory is no model.
+    """
+    if student.start == "random":
+        return
+    model = read_model_config(teacher)
+    shape, taught_by = student.model_dump(), _shape(model)
+    if shape["heads"] != taught_by["heads"]:
+        raise _unfit("heads", shape, "copies heads one by one, which needs the teacher's", taught_by)
+    for width in ("hidden", "ffn"):
+        if shape[width] > taught_by[width]:
+            raise _unfit(width, shape, "copies layers or cuts them down, which needs at most the teacher's", taught_by)
+        if shape[width] < taught_by[width] and model.get("model_type") not in LAYER_MODULES:
+            family = f"cuts down {', '.join(LAYER_MODULES)}; a {model.get('model_type', 'model')} it can only copy"
+            raise _unfit(width, shape, f"{family}, which needs the teacher's", taught_by)
+
+
+def _unfit(field: str, student: dict[str, int], why: str, teacher: dict[str, int]) -> ModelError:
+    return ModelError(
+        f"student.{field}: found {student[field]}; student.start 'teacher' {why} {teacher[field]} "
+        "(or set student.start to random)"
+    )
 
 
 def has_mlm_head(directory: Path) -> bool:
@@ -133,22 +154,14 @@ def check_teacher_labels(teacher: Path, labels: list[str]) -> None:
 
 
 def _shape(model: dict[str, Any]) -> dict[str, int]:
-    missing = [field for field in _SHAPE_FIELDS.values() if field not in model]
+    fields = shape_fields(model.get("model_type", ""))
+    missing = [field for field in fields.values() if field not in model]
     if missing:
         raise ModelError(
             f"config.json of a {model.get('model_type', 'model')} has no {missing[0]!r}; "
             "teacher and student must be encoders configured as BERT is"
         )
-    return {name: model[field] for name, field in _SHAPE_FIELDS.items()}
-
-
-def _check_copyable(student: dict[str, int], teacher: dict[str, int]) -> None:
-    for width in ("hidden", "ffn", "heads"):
-        if student[width] != teacher[width]:
-            raise ModelError(
-                f"student.{width}: found {student[width]}; student.start 'teacher' copies layers, which needs the "
-                f"teacher's {teacher[width]} (or set student.start to random)"
-            )
+    return {name: model[field] for name, field in fields.items()}
 
 
 def _check_length(config: DistillConfig, teacher: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class StudentConfig(Form):
     ffn: int = Field(1200, ge=1, le=65536)
     """Width inside the feed-forward part."""
     heads: int = Field(12, ge=1, le=128)
-    """Attention heads. The attention loss needs as many as the teacher has."""
+    """Attention heads. With as many as the teacher has, its attention scores are learnt; else relations."""
     start: Literal["random", "teacher"] = "random"
     """Weights before general distillation: random, or the mapped teacher layers', cut down by SVD when narrower."""
 
@@ -307,6 +307,23 @@ class DistillConfig(Form):
                 "mlm.adapt_teacher is true, which needs mlm.enabled true and teacher.fine_tuned false; "
                 f"found {self.mlm.enabled} and {self.teacher.fine_tuned}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_reach_all_processes(self) -> Self:
+        trained: dict[str, tuple[bool, OptimConfig]] = {
+            "mlm": (self.mlm.enabled, self.mlm.optim),
+            "fine_tune": (not self.teacher.fine_tuned, self.fine_tune.optim),
+            "general": (self.general_is_run, self.general.optim),
+            "layers": (self.layers.enabled, self.layers.optim),
+            "logits": (True, self.logits.optim),
+        }
+        for box, (is_run, optim) in trained.items():
+            if is_run and optim.batch_size < self.launch.processes:
+                raise ValueError(
+                    f"launch.processes is {self.launch.processes} but {box}.optim.batch_size is {optim.batch_size}; "
+                    "each process needs a row of every batch: use fewer, or a larger batch"
+                )
         return self
 
     @property

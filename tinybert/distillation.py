@@ -43,6 +43,12 @@ class Projections(nn.Module):
         projected: Tensor = self.matrices[0 if self._shared else layer](hidden_BLD)
         return projected
 
+    def begin(self, matrix_DS: Tensor | None) -> None:
+        """Begin with the matrix that leads from student to teacher states, where the student was cut out of it."""
+        if matrix_DS is not None:
+            for linear in self.matrices:
+                linear.load_state_dict({"weight": matrix_DS})
+
     def save(self, directory: Path) -> None:
         """Write the matrices, if there are any."""
         if len(self.matrices):

@@ -35,7 +35,7 @@ class SliceSize:
 
     Args:
         what: The stage's name, for the message.
-        parts: Slices a batch is cut into at least.
+        parts: Slices a batch is cut into as long as memory suffices.
         file: Where a limit is kept, so that a resumed run need not find it out again.
     """
 

@@ -83,7 +83,8 @@ def _log_relations(states_BPLD: Tensor, heads: int, mask_BL: Tensor) -> Tensor:
     states_BPRLd = states_BPLD.unflatten(-1, (heads, -1)).transpose(2, 3)
     scores_BPRLL = (states_BPRLd / math.sqrt(width // heads)) @ states_BPRLd.transpose(-1, -2)
     lowest = torch.finfo(torch.float32).min  # not -inf, which a divergence would turn into nan
-    return scores_BPRLL.float().masked_fill(~real_BL[:, None, None, None, :], lowest).log_softmax(dim=-1)
+    masked_BPRLL: Tensor = scores_BPRLL.float().masked_fill(~real_BL[:, None, None, None, :], lowest)
+    return masked_BPRLL.log_softmax(dim=-1)
 
 
 def hidden_loss(student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Shapes: B batch, K mapped layers, L length, H heads, D width.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -43,6 +45,11 @@ class TeacherStates(nn.Module):
         self.encoder.config.num_hidden_layers = mapped[-1]
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher stays in eval mode whatever is asked."""
+        return super().train(False)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The states of a batch (input_ids, attention_mask and so on), computed where the batch lies.
@@ -54,7 +61,6 @@ class TeacherStates(nn.Module):
         where = batch["input_ids"].device
         if self.encoder.device != where:
             self.encoder.to(where)
-        self.encoder.eval()
         with torch.no_grad(), self._capture.capturing() as states:
             self.encoder(**model_inputs(self.encoder, batch))
         captured = {HIDDEN: torch.stack([states.hidden[layer] for layer in (0, *self._mapped)], dim=1)}

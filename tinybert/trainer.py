@@ -28,6 +28,7 @@ from tinybert.errors import QualityError
 from tinybert.gradients import SliceSize, batch_rows, slices
 from tinybert.interruption import Interruption
 from tinybert.learner import Learner, Validation
+from tinybert.precision import fastest_attention
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
 from tinybert.reporting import not_finite
@@ -184,7 +185,7 @@ class StageTrainer(Trainer):
         """
         torch.manual_seed(step_seed(self._optim.seed, self.state.global_step, process()))
         sums: dict[str, Tensor] = {}
-        with self.accelerator.no_sync(model):
+        with self.accelerator.no_sync(model), fastest_attention(self.args.device):
             for part in slices(batch, rows):
                 share = self._learner.items(part) / self._told[0]
                 terms = model(**{name: t.to(self.args.device, non_blocking=True) for name, t in part.items()})

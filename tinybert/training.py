@@ -91,7 +91,7 @@ def _keep_chosen(learner: Learner, state: TrainerState, validation: Validation |
         )
         record = {"why": f"highest {validation.selection.metric} on validation", **scores}
     if chosen != last and process() == 0:
-        (out / LAST).parent.mkdir()
+        (out / LAST).parent.mkdir(exist_ok=True)
         safetensors.torch.save_model(learner, str(out / LAST))
         safetensors.torch.load_model(learner, Path(state.best_model_checkpoint or "") / "model.safetensors")
     if process() == 0:

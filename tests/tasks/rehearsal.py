@@ -36,7 +36,7 @@ def run(*, data: Path, config: OptimConfig, then: str | None, out: Path, on_metr
     if rank == size - 1:
         _fail(then)
     if then == "wait":
-        _wait(resume_beside(out) / f"checkpoint-{rank}")
+        _wait(resume_beside(out), rank)
     if size > 1:
         distributed.barrier()
     return {"total": total.item(), "processes": float(size), "threads": float(torch.get_num_threads())}
@@ -57,9 +57,10 @@ def _fail(then: str | None) -> None:
             time.sleep(60)
 
 
-def _wait(checkpoint: Path) -> None:
+def _wait(resume: Path, rank: int) -> None:
     """Until SIGTERM, then a checkpoint."""
     with Interruption() as interruption:
+        (resume / f"waiting-{rank}").touch()
         while not interruption.asked:
             time.sleep(0.05)
-        checkpoint.write_text("written after SIGTERM")
+        (resume / f"checkpoint-{rank}").touch()

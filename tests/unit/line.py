@@ -7,7 +7,6 @@ one program serves all jobs: it forks the processes of each job, waits for them,
 import json
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinybert import processes
 from tinybert.batches import Rows
 from tinybert.learner import Learner, Validation
 from tinybert.training import train
@@ -86,19 +86,30 @@ class Signalled(Line):
         return terms
 
 
+def _directory(job, rank):
+    """Where a process writes: as `tasks.launched` has it, only that of rank 0 counts, and checkpoints are shared."""
+    directory = Path(job["directory"])
+    if rank == 0:
+        return directory
+    own = directory / f"{job['name']}-{rank}"
+    own.mkdir()
+    (own / "out-resume").symlink_to(directory / "out-resume", target_is_directory=True)
+    return own
+
+
 def _work(job, rank, port):
     """One process of a job."""
     if job["processes"] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    processes.BUCKET = job.get("bucket", processes.BUCKET)
     learner = Line(job.get("dropout", 0.0))
     if rank == job.get("signalled"):
         learner = Signalled(job["signal"], job["step"], dropout=job.get("dropout", 0.0))
-    validation = halfway(learner, **job["selection"]) if "selection" in job else None
-    curve = []
-    metrics = fit(
-        learner, Points(job["rows"]), Path(job["directory"]), lambda m, s: curve.append((s, m)), validation, **job["fields"]
-    )
+    validation = halfway(learner) if job.get("validated") else None
+    rows, curve = Points(job["rows"]), []
+    told = {"on_metrics": lambda metrics, step: curve.append((step, metrics)), **job["fields"]}
+    metrics = fit(learner, rows, _directory(job, rank), validation=validation, **told)
     result = {"metrics": metrics, "curve": curve, "weights": weights(learner).tolist()}
     Path(job["directory"], f"{job['name']}-{rank}.json").write_text(json.dumps(result))
 
@@ -111,9 +122,10 @@ def _free_port():
 
 def main(jobs):
     """Write `NAME-RANK.json` for each process that trained to the end, and `NAME.json` with all exit codes."""
-    forked, port = multiprocessing.get_context("fork"), _free_port()
+    forked = multiprocessing.get_context("fork")
     for job in jobs:
-        Path(job["directory"]).mkdir(parents=True, exist_ok=True)
+        Path(job["directory"], "out-resume").mkdir(parents=True, exist_ok=True)
+        port = _free_port()
         started = [forked.Process(target=_work, args=(job, rank, port)) for rank in range(job["processes"])]
         for process in started:
             process.start()
@@ -123,9 +135,7 @@ def main(jobs):
             process.join()
         exits = [process.exitcode for process in started]
         Path(job["directory"], f"{job['name']}.json").write_text(json.dumps(exits))
-        port = _free_port()
 
 
 if __name__ == "__main__":
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     main(json.loads(Path(sys.argv[1]).read_text()))

@@ -33,6 +33,7 @@ def check(change, teacher, student=None):
 def test_models_that_fit_pass(teacher):
     check({}, teacher)
     check({"student": {"hidden": 32, "ffn": 64, "start": "teacher"}}, teacher)
+    check({"student": {"start": "teacher"}}, teacher)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,17 @@ def test_models_that_fit_pass(teacher):
             "layer_map.relation_heads: found 3, .* student's 16 and the teacher's 32; .* a divisor of 16",
         ),
         ({"student": {"layers": 5}}, ConfigError, "student.layers: found 5; the teacher has 4 layers"),
-        ({"student": {"start": "teacher"}}, ModelError, "student.hidden: found 16; .* copies layers, .* teacher's 32"),
+        (
+            {"student": {"start": "teacher", "hidden": 36}},
+            ModelError,
+            "student.hidden: found 36; .* at most .* 32 .*random",
+        ),
+        (
+            {"student": {"start": "teacher", "ffn": 65}},
+            ModelError,
+            "student.ffn: found 65; .* at most the teacher's 64",
+        ),
+        ({"student": {"start": "teacher", "heads": 2}}, ModelError, "student.heads: found 2; .* the teacher's 4"),
         ({"data": {"max_length": 65}}, ModelError, "data.max_length: found 65; the teacher reads at most 64"),
         ({"corpus": {"length": 65}}, ModelError, "corpus.length: found 65; the teacher reads at most 64"),
         (
@@ -125,9 +136,35 @@ def test_a_directory_that_is_no_model(tmp_path):
 
 
 def test_a_config_of_another_kind_is_named(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "distilbert", "n_layers": 6}))
-    with pytest.raises(ModelError, match=r"config.json of a distilbert has no 'num_hidden_layers'"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "num_layers": 6}))
+    with pytest.raises(ModelError, match=r"config.json of a t5 has no 'num_hidden_layers'"):
         check({}, tmp_path)
+
+
+def described(directory, model_type, teacher, **fields):
+    """A model directory like the teacher, whose config.json says something else."""
+    shutil.copytree(teacher, directory)
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type, **fields}))
+    return directory
+
+
+def test_distilbert_names_its_shape_otherwise(teacher, tmp_path):
+    distilbert = described(tmp_path / "d", "distilbert", teacher, n_layers=4, dim=32, hidden_dim=64, n_heads=4)
+    check({}, distilbert)
+    with pytest.raises(ModelError, match=r"student.ffn: found 65; .* the teacher's 64"):
+        check({"student": {"start": "teacher", "ffn": 65}}, distilbert)
+    with pytest.raises(ConfigError, match=r"student.layers: found 5; the teacher has 4 layers"):
+        check({"student": {"layers": 5}}, distilbert)
+
+
+def test_a_family_that_cannot_be_cut_down_can_be_copied(teacher, tmp_path):
+    widths = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    other = described(tmp_path / "other", "convbert", teacher, num_hidden_layers=4, **widths)
+    check({"student": {"hidden": 32, "ffn": 64, "start": "teacher"}}, other)
+    with pytest.raises(
+        ModelError, match=r"hidden: found 16; .* cuts down bert, .*; a convbert it can only copy, .* 32"
+    ):
+        check({"student": {"start": "teacher"}}, other)
 
 
 @pytest.mark.parametrize(

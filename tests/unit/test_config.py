@@ -57,6 +57,10 @@ def test_only_name_data_and_teacher_are_required():
             {"layer_map": {"attention_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0}},
             "attention_weight, hidden_weight and embedding_weight are all 0; nothing is learnt",
         ),
+        (
+            {"launch": {"processes": 32}, "general": {"optim": {"batch_size": 16}}},
+            "launch.processes is 32 but general.optim.batch_size is 16; each process needs a row of every batch",
+        ),
         ({"teacher": None}, "teacher: found None; input should be a valid dictionary or instance of TeacherConfig"),
     ],
 )
@@ -70,6 +74,11 @@ def test_bad_values_are_refused_in_one_line(change, message):
 def test_what_is_missing_is_named():
     with pytest.raises(ConfigError, match="data: nothing given; this field is required"):
         validated(DistillConfig, {"name": "x", "teacher": {"source": "file:/t"}})
+
+
+def test_only_stages_that_run_need_a_row_for_each_process():
+    small = {"launch": {"processes": 32}, "general": {"enabled": False, "optim": {"batch_size": 16}}}
+    assert validated(DistillConfig, merge(LEAST, small)).launch.processes == 32
 
 
 def test_a_form_is_frozen():

@@ -1,4 +1,4 @@
-"""Several processes train together: the same weights as one, and each ends as it should when one is killed."""
+"""Several processes train together, with the weights and losses of one; each ends as it should when one is killed."""
 
 import json
 import os
@@ -9,40 +9,110 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.unit.line import Line, Points, fit, halfway, weights
+from tinybert import processes
 
 ROOT = Path(__file__).parents[2]
-EVERY_TWO = {"checkpoint_every": 2}
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """The jobs that need processes of their own, all done by one program."""
+    """Directory of what needs processes of its own, all done by one program."""
     root = tmp_path_factory.mktemp("jobs")
-
-    def job(directory, name, processes=1, rows=40, fields=None, **more):
-        fields = {"checkpoint_every": 2, **(fields or {})}
-        return {"directory": str(root / directory), "name": name, "processes": processes, "rows": rows, "fields": fields, **more}
-
-    killed = {"signalled": 1, "signal": signal.SIGKILL, "step": 8}
-    told = {"signalled": 1, "signal": signal.SIGTERM, "step": 6}
+    ragged = {"processes": 2, "rows": 39, "fields": {"checkpoint_every": 2, "accumulation": 2}, "bucket": 2}
+    alone = {"processes": 1, "signalled": 0, "dropout": 0.2}
     listed = [
-        job("two", "whole", 2, selection={}),
-        job("ragged", "whole", 2, rows=39, fields={"accumulation": 2}),
-        job("killed", "broken", 2, rows=39, dropout=0.2, **killed),
-        job("killed", "again", 2, rows=39, dropout=0.2),
-        job("unbroken", "whole", 2, rows=39, dropout=0.2),
-        job("told", "broken", 2, **told),
-        job("told", "again", 2),
-        job("alone", "killed", dropout=0.2, **{**killed, "signalled": 0}),
-        job("terminated", "told", fields={"checkpoint_every": 500}, dropout=0.2, **{**told, "signalled": 0}),
-        job("few", "refused", 2, rows=1),
+        {"directory": "two", "processes": 2, "fields": {"checkpoint_every": 2}, "validated": True},
+        {"directory": "ragged", **ragged},
+        {"directory": "killed", **ragged, "signalled": 1, "signal": signal.SIGKILL, "step": 14},
+        {"directory": "killed", **ragged, "name": "again"},
+        {"directory": "told", "processes": 2, "signalled": 1, "signal": signal.SIGTERM, "step": 6},
+        {"directory": "alone", **alone, "fields": {"checkpoint_every": 2}, "signal": signal.SIGKILL, "step": 8},
+        {"directory": "asked", **alone, "signal": signal.SIGTERM, "step": 6},
     ]
+    for job in listed:
+        job.update({"name": "run", "rows": 40, "fields": {}} | job | {"directory": str(root / job["directory"])})
     (root / "jobs.json").write_text(json.dumps(listed))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.unit.line", str(root / "jobs.json")]
     with (root / "log").open("w") as log:
-        subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True, timeout=200)
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True, timeout=280)
     return root
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def checkpoints(directory):
+    return {path.name for path in (directory / "out-resume").glob("checkpoint-*")}
+
+
+@pytest.mark.parametrize(("name", "rows", "fields"), [("two", 40, {}), ("ragged", 39, {"accumulation": 2})])
+def test_two_processes_give_the_weights_and_losses_of_one(jobs, tmp_path, name, rows, fields):
+    one, curve = Line(), []
+    told = {"on_metrics": lambda metrics, step: curve.append((step, metrics)), **fields}
+    metrics = fit(one, Points(rows), tmp_path, validation=halfway(one) if name == "two" else None, **told)
+    assert read(jobs / name / "run.json") == [0, 0]
+    first, second = (read(jobs / name / f"run-{rank}.json") for rank in range(2))
+    assert [step for step, _ in first["curve"]] == [step for step, _ in curve]
+    for (_, found), (_, expected) in zip(first["curve"], curve, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    for part in ("steps", "chosen_step", "loss"):
+        assert first["metrics"][part] == second["metrics"][part] == pytest.approx(metrics[part], rel=1e-5)
+    torch.testing.assert_close(torch.tensor(first["weights"]), weights(one), rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_process_alone_tells_and_writes(jobs):
+    assert read(jobs / "two" / "run-1.json")["curve"] == []
+    assert not list((jobs / "two" / "run-1" / "out").iterdir())
+    assert (jobs / "two" / "out" / "selection.json").is_file()
+    assert checkpoints(jobs / "two") == {"checkpoint-10", "checkpoint-15"}  # the best, and the last
+
+
+def test_a_process_is_killed_and_all_are_started_again(jobs):
+    failed, killed = read(jobs / "killed" / "run.json")
+    assert failed > 0  # it missed the other's gradients
+    assert killed == -signal.SIGKILL
+    assert read(jobs / "killed" / "again.json") == [0, 0]
+    for rank in range(2):
+        again, unbroken = (read(jobs / path / f"{name}-{rank}.json") for path, name in RESUMED)
+        assert again["weights"] == unbroken["weights"]
+    assert again["metrics"]["examples_per_second"] * again["metrics"]["seconds"] < 9 * 8 + 1  # from step 6 on
+
+
+RESUMED = [("killed", "again"), ("ragged", "run")]
+
+
+def test_sigterm_to_one_process_ends_all_by_it_and_none_as_if_done(jobs):
+    assert read(jobs / "told" / "run.json") == [-signal.SIGTERM, -signal.SIGTERM]
+    assert checkpoints(jobs / "told") == {"checkpoint-8"}  # told in step 6, agreed in 7, carried out after 8
+    assert not (jobs / "told" / "run-0.json").exists()
+    assert not (jobs / "told" / "out" / "selection.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "left"),
+    [("alone", signal.SIGKILL, {"checkpoint-4", "checkpoint-6"}), ("asked", signal.SIGTERM, {"checkpoint-8"})],
+)
+def test_a_signal_to_the_only_process(jobs, tmp_path, name, number, left):
+    assert read(jobs / name / "run.json") == [-number]
+    assert checkpoints(jobs / name) == left
+    unbroken, resumed = Line(dropout=0.2), Line(dropout=0.2)
+    fit(unbroken, Points(), tmp_path)
+    fit(resumed, Points(), jobs / name)
+    assert resumed.passes == 15 - max(int(checkpoint.removeprefix("checkpoint-")) for checkpoint in left)
+    assert torch.equal(weights(resumed), weights(unbroken))
+
+
+def test_one_process_is_all_there_is_without_a_launcher():
+    processes.join()
+    assert (processes.processes(), processes.process()) == (1, 0)
+    numbers = torch.tensor([1.0, 2.0])
+    assert torch.equal(processes.summed(numbers), torch.tensor([1.0, 2.0]))
+    assert processes.agreed({"accuracy": 0.5}) == {"accuracy": 0.5}
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    processes.sum_gradients([parameter])
+    assert torch.equal(parameter.grad, torch.tensor([3.0, 4.0]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from tinybert.config import (
     AugmentConfig,
@@ -233,6 +233,27 @@ def test_a_student_started_from_the_teacher_has_its_mapped_layers(made, smoke_ma
     assert not (out / PROJECTIONS).exists()
 
 
+def test_a_student_cut_out_of_the_teacher_brings_the_way_back_as_projections(smoke_material, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    general.run(
+        teacher=smoke_material / "teacher",
+        student=StudentConfig(layers=2, hidden=16, ffn=32, heads=4, start="teacher"),
+        layer_map=MapConfig(),
+        config=GeneralConfig(enabled=False),
+        out=out,
+        on_metrics=silent,
+    )
+    matrices = list(load_file(out / PROJECTIONS).values())
+    assert [matrix.shape for matrix in matrices] == 3 * [(32, 16)]
+    student, teacher = (AutoModel.from_pretrained(path).eval() for path in (out, smoke_material / "teacher"))
+    ids = torch.tensor([[2, 30, 31, 32, 3]])
+    with torch.no_grad():
+        own, taught = (model(ids, output_hidden_states=True).hidden_states[0] for model in (student, teacher))
+    missed = (own @ matrices[0].T - taught).square().sum() / taught.square().sum()
+    assert missed < 0.3  # any half of the directions misses half of random states
+
+
 def test_augmentation_adds_copies_of_training_rows_only(made):
     outputs, metrics = made
     before, after = TaskData(outputs["prepare"]), TaskData(outputs["augment"])
@@ -348,5 +369,5 @@ def test_a_teacher_stored_in_half_precision_is_trained_in_full(smoke_material, t
     AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher").to(torch.float16).save_pretrained(half)
     wide = StudentConfig(layers=2, hidden=32, ffn=64, heads=4, start="teacher")
     models = [load_encoder(half), load_classifier(half, ["a", "b"])]
-    models += [build_student(shape, half, [2, 4], seed=0) for shape in (wide, STUDENT)]
+    models += [build_student(shape, half, [2, 4], seed=0)[0] for shape in (wide, STUDENT)]
     assert all(p.dtype == torch.float32 for model in models for p in model.parameters())

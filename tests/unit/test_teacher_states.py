@@ -62,7 +62,7 @@ def test_tensors_are_the_states_of_the_whole_teacher(build, kind, name, shape):
     )
     with torch.no_grad(), capture.capturing() as expected:
         whole(**{part: BATCH[part] for part in reads})
-    tensors = TeacherStates(build().train(), [1, 3], kind)(**BATCH)
+    tensors = TeacherStates(build().train(), [1, 3], kind).train()(**BATCH)
     assert list(tensors) == state_names(kind) == ["teacher_hidden", *([name] if name else [])]
     assert tensors["teacher_hidden"].shape == (2, 3, 5, 24)
     for place, layer in enumerate((0, 1, 3)):

@@ -51,7 +51,7 @@ def log(caplog):
 
 
 def plain_gradient(learner, loss):
-    """By autograd over the whole batch, in the optimizer's order: weights that decay, then those that do not."""
+    """By autograd over the whole batch at once, flat."""
     loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in learner.parameters()])
 
@@ -68,13 +68,20 @@ def checkpoints(directory):
 
 def test_it_learns_and_counts(rows, tmp_path):
     learner, curve = Line(), {}
-    metrics = fit(learner, rows, tmp_path, epochs=60, on_metrics=lambda found, step: curve.update({step: found}))
-    assert metrics["steps"] == metrics["chosen_step"] == 60 * 5
+    metrics = fit(
+        learner,
+        rows,
+        tmp_path,
+        epochs=30,
+        learning_rate=0.2,
+        on_metrics=lambda found, step: curve.update({step: found}),
+    )
+    assert metrics["steps"] == metrics["chosen_step"] == 30 * 5
     assert metrics["loss"] < 0.01
-    assert metrics["examples_per_second"] * metrics["seconds"] == pytest.approx(60 * 40)
-    assert curve[10]["loss"] > curve[300]["loss"]
-    assert curve[300]["bias"] == pytest.approx(1.0, abs=0.1)
-    assert metrics["loss"] == pytest.approx(curve[300]["loss"])
+    assert metrics["examples_per_second"] * metrics["seconds"] == pytest.approx(30 * 40)
+    assert curve[10]["loss"] > curve[150]["loss"]
+    assert curve[150]["bias"] == pytest.approx(1.0, abs=0.1)
+    assert metrics["loss"] == pytest.approx(curve[150]["loss"])
 
 
 def test_steps_bound_epochs(rows, tmp_path):
@@ -92,7 +99,7 @@ def test_dropout_is_overridden(rows, tmp_path):
 
 
 class ExactPoints(Points):
-    """In float64, so that what remains of a difference is rounding."""
+    """In float64, so that what remains of a difference is the rounding of the slices' weights, which are fp32."""
 
     def batch(self, rows, chance):
         return {name: tensor.double() for name, tensor in super().batch(rows, chance).items()}
@@ -106,7 +113,7 @@ def test_slices_of_13_rows_give_the_plain_gradient_and_loss(tmp_path, gradients,
     fields = {"batch_size": 16, "accumulation": accumulation, "max_grad_norm": 1e9, "epochs": 1}
     fit(learner, rows, tmp_path, on_metrics=lambda found, step: curve.update(found), **fields)
     assert learner.passes == math.ceil(13 / (16 / accumulation))
-    torch.testing.assert_close(gradients[0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients[0], expected, rtol=1e-6, atol=1e-7)
     assert curve["loss"] == pytest.approx(terms["loss"].item(), rel=1e-6)
     assert curve["bias"] == pytest.approx(terms["bias"].item(), rel=1e-6)
 
@@ -122,7 +129,7 @@ def test_sliced_steps_end_in_the_plain_weights(rows, tmp_path, accumulation):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4, 16])
-def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, gradients, accumulation):
+def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, accumulation):
     torch.manual_seed(2)
     count = corpus.write(torch.randint(10, 60, (13, 12)).tolist(), 12, tmp_path / "corpus.arrow")
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
@@ -133,22 +140,18 @@ def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, g
     assert masked.min() == 0  # a row, so a slice of one, without a masked token: its weight is 0
     assert masked.max() > 1
 
-    teacher = AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher", dtype=torch.float32).double()
-    plain = AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher", dtype=torch.float32).double().eval()
-    loss = plain(**batch).loss  # transformers' own: the mean over all masked tokens
-    loss.backward()
-    expected = {name: p.grad for name, p in plain.named_parameters()}
-    curve = {}
-    fields = {"epochs": 1, "batch_size": 16, "accumulation": accumulation, "max_grad_norm": 1e9, "dropout": 0.0}
-    learner = MlmLearner(teacher)
-    seen = []
-    for name, parameter in teacher.named_parameters():
-        parameter.register_post_accumulate_grad_hook(lambda p, name=name: seen.append((name, p.grad.clone())))
-    fit(learner, rows, tmp_path, on_metrics=lambda found, step: curve.update(found), **fields)
-    for name, gradient in dict(seen).items():  # the last of each name is the sum over all slices
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
-    assert dict(seen).keys() == expected.keys()
-    assert curve["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    plain, trained = (AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher") for _ in range(2))
+    loss = plain.eval()(**batch).loss  # transformers' own: the mean over all masked tokens
+    expected, taken, curve = plain_gradient(plain, loss), {}, {}
+    for name, parameter in trained.named_parameters():  # the last that is seen of each is the sum over all slices
+        parameter.register_post_accumulate_grad_hook(
+            lambda p, name=name: taken.update({name: p.grad.flatten().clone()})
+        )
+    fields = {"epochs": 1, "batch_size": 16, "accumulation": accumulation, "dropout": 0.0}
+    fit(MlmLearner(trained), rows, tmp_path, on_metrics=lambda found, step: curve.update(found), **fields)
+    gradient = torch.cat([taken[name] for name, _ in plain.named_parameters()])
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+    assert curve["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -269,10 +272,16 @@ class Mortal(Line):
         return super().forward(**batch)
 
 
-@pytest.mark.parametrize("at", [3, 7, 14])
-def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, at):
+@pytest.fixture(scope="module")
+def unbroken_weights(tmp_path_factory):
+    """What a run with dropout ends in that was neither killed nor wrote checkpoints on its way."""
     unbroken = Line(dropout=0.2)
-    fit(unbroken, rows, tmp_path / "unbroken", checkpoint_every=2)
+    fit(unbroken, Points(), tmp_path_factory.mktemp("unbroken"))
+    return weights(unbroken)
+
+
+@pytest.mark.parametrize("at", [3, 7, 14])
+def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, unbroken_weights, at):
     with pytest.raises(Killed):
         fit(Mortal(at, dropout=0.2), rows, tmp_path / "broken", checkpoint_every=2)
     resumed = Line(dropout=0.2)
@@ -280,7 +289,7 @@ def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, at):
     metrics = fit(resumed, rows, tmp_path / "broken", checkpoint_every=2)
     assert metrics["steps"] == 15
     assert resumed.passes == 15 - (at - at % 2)
-    assert torch.equal(weights(resumed), weights(unbroken))
+    assert torch.equal(weights(resumed), unbroken_weights)
 
 
 def test_a_killed_run_keeps_its_best_weights_and_may_move(rows, tmp_path):

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from tinybert.cli import main
 from tinybert.config import GeneralConfig, MapConfig, StudentConfig
 from tinybert.corpus import Corpus
-from tinybert.distillation import StateLearner
+from tinybert.distillation import Projections, StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_tokenizer, save
 from tinybert.progress import OnMetrics
-from tinybert.student import build_student
+from tinybert.student import SAMPLE, build_student
 from tinybert.training import train
 
 
@@ -39,14 +43,25 @@ def run(
     """
     encoder = load_encoder(teacher)
     mapped = map_layers(layer_map, student.layers, encoder.config.num_hidden_layers)
-    model = build_student(student, teacher, mapped, config.optim.seed)
+    model, start_DS = build_student(student, teacher, mapped, config.optim.seed, _first_text(corpus))
+    projections = Projections(student.hidden, encoder.config.hidden_size, len(mapped), layer_map.projection)
+    projections.begin(start_DS)
     metrics: dict[str, float] = {}
     if config.enabled and corpus is not None:
         learner = StateLearner(model, encoder, mapped, layer_map, config.optim.precision)
+        learner.projections = projections
         metrics = train("general", learner, Corpus(corpus).rows(), config.optim, out, on_metrics)
-        learner.projections.save(out)
+    projections.save(out)
     save(model, load_tokenizer(teacher), out, max_length=None)
     return metrics
+
+
+def _first_text(corpus: Path | None) -> Tensor | None:
+    """Token ids (B, L) of the first sequences, None without a corpus."""
+    if corpus is None:
+        return None
+    rows = Corpus(corpus).rows()
+    return rows.batch(np.arange(min(SAMPLE, len(rows))), torch.Generator())["input_ids"]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, set_seed
 
+from tinybert.attention_kind import AttentionShape, attention_kind
 from tinybert.checks import check_same_vocabulary
 from tinybert.cli import main
 from tinybert.config import LayersConfig, MapConfig
@@ -54,8 +55,10 @@ def run(
     task, tokenizer, model = TaskData(data), load_tokenizer(student), load_encoder(student)
     taught_by = AutoConfig.from_pretrained(teacher)
     mapped = map_layers(layer_map, model.config.num_hidden_layers, taught_by.num_hidden_layers)
+    own, other = (AttentionShape(model.num_attention_heads, model.hidden_size) for model in (model.config, taught_by))
+    wanted = attention_kind(layer_map, own, other).kind, tuple(mapped)
     answers = TeacherCache(targets) if targets else None
-    if answers and answers.states and answers.states.mapped == tuple(mapped):
+    if answers and answers.states and (answers.states.kind, answers.states.mapped) == wanted:
         rows = imitation_rows(task, tokenizer, answers, "states")
         learner = StateLearner(model, taught_by, mapped, layer_map)
     else:

@@ -1,0 +1,84 @@
+"""Slices of a batch, and what happens when one of them does not fit into memory."""
+
+import json
+
+import pytest
+import torch
+
+from tinybert.gradients import SliceSize, batch_rows, out_of_memory, slices
+
+
+def test_slices_are_the_batch_cut_along_its_rows():
+    batch = {"input_ids": torch.arange(39).view(13, 3), "labels": torch.arange(13)}
+    parts = list(slices(batch, 4))
+    assert [batch_rows(part) for part in parts] == [4, 4, 4, 1]
+    for name, whole in batch.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole)
+    assert len(list(slices(batch, 100))) == 1
+
+
+def fitting(size, most, batch, seen):
+    """Compute a batch on a device that holds so many rows."""
+
+    def compute(rows):
+        seen.append(rows)
+        if rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows
+
+    return size.fitting(compute, batch, lambda: seen.append("cleared"))
+
+
+def test_rows_are_halved_until_they_fit_and_stay_so(tmp_path, caplog):
+    size, seen = SliceSize("layers", 1, tmp_path / "slices.json"), []
+    assert fitting(size, 5, 13, seen) == 4
+    assert seen == [13, "cleared", 7, "cleared", 4]
+    assert caplog.messages == [
+        "layers  out of memory: the batch of 13 rows, now in slices of 7",
+        "layers  out of memory: the batch of 13 rows, now in slices of 4",
+    ]
+    assert json.loads((tmp_path / "slices.json").read_text()) == {"rows": 4}
+    assert [path.name for path in tmp_path.iterdir()] == ["slices.json"]
+    assert fitting(size, 5, 13, seen := []) == 4
+    assert seen == [4]
+    assert fitting(SliceSize("layers", 1, tmp_path / "slices.json"), 5, 13, seen := []) == 4
+    assert seen == [4]
+
+
+def test_a_batch_is_cut_into_the_parts_asked_for(tmp_path):
+    size = SliceSize("layers", 4, tmp_path / "slices.json")
+    assert [fitting(size, 999, batch, []) for batch in (32, 13, 400, 3, 1)] == [8, 4, 100, 1, 1]
+    assert not (tmp_path / "slices.json").exists()
+
+
+def test_a_small_batch_that_does_not_fit_is_halved_too(tmp_path):
+    size = SliceSize("layers", 1, tmp_path / "slices.json")
+    assert fitting(size, 20, 64, []) == 16
+    assert fitting(size, 3, 10, seen := []) == 3  # longer rows: 10 rows are below the limit and still too many
+    assert seen == [10, "cleared", 5, "cleared", 3]
+
+
+def test_what_does_not_fit_at_all_is_raised(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting(SliceSize("layers", 1, tmp_path / "slices.json"), 0, 3, seen := [])
+    assert seen == [3, "cleared", 2, "cleared", 1]
+
+
+def test_other_errors_are_raised_at_once(tmp_path):
+    seen = []
+
+    def compute(rows):
+        seen.append(rows)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        SliceSize("layers", 1, tmp_path / "slices.json").fitting(compute, 8, lambda: None)
+    assert seen == [8]
+
+
+def test_the_machines_own_lack_of_memory_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.float32)  # more than any address space: it fails at once
+    assert out_of_memory(raised.value)
+    assert out_of_memory(torch.OutOfMemoryError())
+    assert not out_of_memory(RuntimeError("expected scalar type Float but found BFloat16"))

@@ -1,0 +1,147 @@
+"""The teacher's answers on the disk: where each row's numbers lie, and which rows they belong to."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinybert.errors import DataError
+from tinybert.teacher_cache import StateShape, TeacherCache, find_rows, row_keys
+
+
+def dataset(*texts):
+    """Rows of single sentences; a tuple is a pair."""
+    split = [text if isinstance(text, tuple) else (text, None) for text in texts]
+    return Dataset.from_dict({"text": [text for text, _ in split], "text_pair": [pair for _, pair in split]})
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_tells_what_the_teacher_reads():
+    rows = dataset("a b", "a", "ab", ("a", "b"), ("a b", ""), ("", "a b"), "", "\u00e9", "e\u0301")
+    keys = row_keys(rows, 64)
+    assert (keys.shape, keys.dtype) == ((9, 2), np.uint64)
+    assert len({tuple(key) for key in keys.tolist()}) == 9
+    assert (row_keys(rows, 64) == keys).all()
+    assert (row_keys(rows, 65) != keys).any(axis=1).all()  # cut elsewhere, it is another row
+    assert (row_keys(dataset("a"), 64) == keys[1]).all()  # whichever data set it stands in
+
+
+def test_keys_of_no_rows():
+    assert row_keys(dataset(), 64).shape == (0, 2)
+
+
+def keys_of(numbers):
+    """Distinct keys whose first halves agree in pairs."""
+    return np.array([[number // 2, number] for number in numbers], np.uint64).reshape(-1, 2)
+
+
+@given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))
+def test_rows_are_found_by_both_halves_of_their_key(asked, known):
+    numbers = [2 * number for number in known]  # no two that share their first half
+    found = find_rows(keys_of(asked), keys_of(numbers))
+    assert found.shape == (len(asked),)
+    for number, place in zip(asked, found.tolist(), strict=True):
+        assert place == (numbers.index(number) if number in numbers else -1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "places"),
+    [
+        ([], [], []),
+        ([], [2], []),
+        ([4, 2], [], [-1, -1]),
+        ([4, 2], [2, 4], [1, 0]),
+        ([3, 99], [2, 4], [-1, -1]),  # 3 shares the first half of its key with 2
+        ([2, 2, 4], [4, 2, 2], [1, 1, 0]),
+    ],
+)
+def test_rows_that_are_found_or_not(asked, known, places):
+    assert find_rows(keys_of(asked), keys_of(known)).tolist() == places
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "shapes"),
+    [
+        ("hidden", [3 * 5 * 8, 3 * 1 * 8], {"teacher_hidden": (3, 5, 8)}),
+        (
+            "scores",
+            [3 * 5 * 8 + 2 * 4 * 25, 3 * 1 * 8 + 2 * 4 * 1],
+            {"teacher_hidden": (3, 5, 8), "teacher_scores": (2, 4, 5, 5)},
+        ),
+        (
+            "relations",
+            [3 * 5 * 8 + 2 * 3 * 5 * 8, 3 * 1 * 8 + 2 * 3 * 1 * 8],
+            {"teacher_hidden": (3, 5, 8), "teacher_relations": (2, 3, 5, 8)},
+        ),
+    ],
+)
+def test_sizes_of_two_mapped_layers_of_width_8_with_4_heads(kind, numbers, shapes):
+    shape = StateShape(kind, mapped=(2, 4), width=8, heads=4)
+    assert shape.numbers(np.array([5, 1], np.int32)).tolist() == numbers
+    assert shape.starts(np.array([5, 1], np.int32)).tolist() == [0, numbers[0], sum(numbers)]
+    assert shape.parts(5) == shapes
+
+
+def test_sizes_do_not_overflow():
+    shape = StateShape("scores", mapped=(1, 2, 3, 4), width=768, heads=12)
+    lengths = np.full(100_000, 512, np.int32)
+    assert shape.starts(lengths)[-1] == 100_000 * (5 * 768 * 512 + 4 * 12 * 512 * 512)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Answers for rows of 2, 1 and 3 tokens: one mapped layer, width 2, one head; number n of the file is n / 4."""
+    shape = {"kind": "scores", "mapped": [3], "width": 2, "heads": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps({"rows": 3, "states": shape}))
+    np.save(tmp_path / "keys.npy", row_keys(dataset("a a", "b", "c c c"), 64))
+    np.save(tmp_path / "lengths.npy", np.array([2, 1, 3], np.int32))
+    np.save(tmp_path / "logits.npy", np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    numbers = torch.arange(12 + 5 + 21).to(torch.bfloat16) / 4
+    numbers.view(torch.int16).numpy().tofile(tmp_path / "states.bin")
+    return TeacherCache(tmp_path)
+
+
+def test_a_batch_is_padded_with_zeros(cache):
+    assert cache.states == StateShape("scores", (3,), 2, 1)
+    batch = cache.batch(np.array([1, 0]), 3, ("logits", "states"))
+    assert batch["teacher_logits"].tolist() == [[3, 4], [1, 2]]
+    assert batch["teacher_logits"].dtype == torch.float32
+    assert batch["teacher_hidden"].dtype == batch["teacher_scores"].dtype == torch.bfloat16
+    second = [[[[12, 13], [0, 0], [0, 0]], [[14, 15], [0, 0], [0, 0]]]]
+    first = [[[[0, 1], [2, 3], [0, 0]], [[4, 5], [6, 7], [0, 0]]]]
+    assert (4 * batch["teacher_hidden"]).tolist() == second + first
+    assert (4 * batch["teacher_scores"][0]).tolist() == [[[[16, 0, 0], [0, 0, 0], [0, 0, 0]]]]
+    assert (4 * batch["teacher_scores"][1]).tolist() == [[[[8, 9, 0], [10, 11, 0], [0, 0, 0]]]]
+
+
+def test_only_what_is_wanted_is_read(cache):
+    assert cache.batch(np.array([0]), 2, ("logits",)).keys() == {"teacher_logits"}
+    assert cache.batch(np.array([0]), 2, ("states",)).keys() == {"teacher_hidden", "teacher_scores"}
+    assert cache.batch(np.array([0]), 2, ()) == {}
+
+
+def test_states_that_were_not_kept_are_not_given(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"rows": 3, "states": None}))
+    cache = TeacherCache(tmp_path)
+    assert cache.states is None
+    assert cache.batch(np.array([0]), 2, ("states",)) == {}
+
+
+def test_answers_for_other_rows_are_refused(cache):
+    cache.check(row_keys(dataset("a a", "b", "c c c"), 64))
+    refused = r"the teacher answered 3 other rows; there are {} training rows. Run the stage `targets`"
+    with pytest.raises(DataError, match=refused.format(2)):
+        cache.check(row_keys(dataset("a a", "b"), 64))
+    with pytest.raises(DataError, match=refused.format(3)):
+        cache.check(row_keys(dataset("b", "a a", "c c c"), 64))  # the same in another order
+    with pytest.raises(DataError, match=refused.format(3)):
+        cache.check(row_keys(dataset("a a", "b", "c c c"), 32))
