@@ -23,6 +23,7 @@ import psutil
 from pydantic_core import to_jsonable_python
 
 from tasks import sources
+from tasks.connections import store
 from tasks.launched import ANSWERS, GRACE, REQUEST, TAIL, NamedRef, Request
 from tinybert import errors
 from tinybert.errors import ConfigError, TransientError
@@ -80,6 +81,8 @@ def _compute_on_ray(
     """The output comes through the store: the process that made it may be on any machine."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("launch.engine is 'ray', which is not installed; pip install 'tinybert-pipeline[ray]'")
+    if launch.address != "local" and store().root.startswith("file:"):
+        logger.warning("every node of the Ray cluster must see the store, %s, at the same path", store().root)
     request = Request(
         module=module,
         key=key,

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -96,7 +96,7 @@ def perform(request: Request, rank: int, inputs: dict[str, Path], out: Path, sen
 
     Args:
         request: What to run.
-        rank: Of this process. 0 tells metrics and progress, the others what is an error.
+        rank: Of this process; 0 tells the metrics.
         inputs: The request's refs, as local paths.
         out: Directory for the output.
         send: Takes the answers.
@@ -112,38 +112,33 @@ def perform(request: Request, rank: int, inputs: dict[str, Path], out: Path, sen
         if rank == 0:
             send(metrics=[{name: float(value) for name, value in metrics.items()}, step])
 
-    with _log_sent(send, logging.INFO if rank == 0 else logging.ERROR):
-        importlib.import_module("tinybert.libraries").quiet()
-        run = validate_call(importlib.import_module(request.module).run)
-        metrics: dict[str, float] = run(**request.arguments, **inputs, out=out, on_metrics=on_metrics)
+    importlib.import_module("tinybert.libraries").quiet()
+    run = validate_call(importlib.import_module(request.module).run)
+    metrics: dict[str, float] = run(**request.arguments, **inputs, out=out, on_metrics=on_metrics)
     return {name: float(value) for name, value in metrics.items()}
 
 
 @contextmanager
-def errors_told(send: Send, who: str) -> Iterator[None]:
-    """What is raised inside is also an answer, which says who failed."""
+def told(send: Send, who: str, level: int = logging.INFO) -> Iterator[None]:
+    """Inside, our log lines from a level on are answers and appear nowhere else; what is raised is one, too."""
+    handler = logging.Handler(level)
+    handler.emit = lambda record: send(log=[record.levelno, record.getMessage()])  # type: ignore[method-assign]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
     try:
         yield
     except (Exception, SystemExit) as error:
         trace = "".join(traceback.format_exception(error))[-TAIL:]
         send(error={"who": who, "type": type(error).__name__, "message": str(error), "trace": trace})
         raise
-
-
-@contextmanager
-def _log_sent(send: Send, level: int) -> Iterator[None]:
-    """Inside, our log lines from a level on are answers, and appear nowhere else."""
-    handler = logging.Handler(level)
-    handler.emit = lambda record: send(log=[record.levelno, record.getMessage()])  # type: ignore[method-assign]
-    before = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
-    try:
-        yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+
+
+def told_by(send: Send, rank: int) -> AbstractContextManager[None]:
+    """What a process tells: rank 0 everything, the others what is an error."""
+    return told(send, f"process {rank}", logging.INFO if rank == 0 else logging.ERROR)
 
 
 def end_with_parent(parent: int) -> None:

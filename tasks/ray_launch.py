@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ray.util.queue import Queue
 from tasks import sources
 from tasks.checkpoints import mirrored, restore
 from tasks.connections import store
-from tasks.launched import Request, Send, end, end_on_request, errors_told, perform, read_request, send_to
+from tasks.launched import Request, Send, end, end_on_request, perform, read_request, send_to, told, told_by
 from tasks.settings import settings
 from tinybert import refs
 from tinybert.errors import ConfigError, TransientError
@@ -40,28 +41,34 @@ def launch(directory: Path) -> None:
     """Have the stage run on the cluster, and pass on what its processes say."""
     request, send = read_request(directory), send_to(directory)
     end_on_request()
-    with errors_told(send, "the launcher"):
+    with told(send, "the launcher"):
         _connect(request.launch.address or "auto", request.launch.processes)
         signal.signal(signal.SIGTERM, end)  # Ray has set its own
         scaling = _scaling(request.launch.processes)
-    answers = Queue(actor_options={"num_cpus": 0})
-    # On the cluster, so that it makes no difference whether this machine is part of it.
-    running = ray.remote(num_cpus=0)(_fit).remote(request, scaling, _environment(), answers)
-    failed: set[str] = set()
-    done: list[Any] = []
-    while not done:
-        done, _ = ray.wait([running], timeout=0.5)
-        for answer in answers.get_nowait_batch(answers.size()):
-            send(**answer)
-            failed |= {answer["error"]["who"]} if "error" in answer else set()
+    failures: dict[str, str] = {}
+    told_why: set[str] = set()
     try:
-        failures = ray.get(running)
-    except RayError as error:
-        failures = {"the cluster": str(error)}
-    for who in failures.keys() - failed:  # it had no time to say why
+        for answer in _train(request, scaling, failures):
+            send(**answer)
+            told_why |= {answer["error"]["who"]} if "error" in answer else set()
+    except (OSError, RayError) as error:
+        failures["the cluster"] = str(error)
+    for who in failures.keys() - told_why:
         send(lost=f"{who} was lost: {failures[who].strip().splitlines()[-1][:300]}")
     ray.shutdown()
     sys.exit(1 if failures else 0)
+
+
+def _train(request: Request, scaling: ScalingConfig, failures: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The answers of the processes as they come; in the end `failures` tells who failed, and how."""
+    answers = Queue(actor_options={"num_cpus": 0})
+    # On the cluster, so that it makes no difference whether this machine is part of it.
+    running = ray.remote(num_cpus=0)(_fit).remote(request, scaling, _environment(), answers)
+    done: list[Any] = []
+    while not done:
+        done, _ = ray.wait([running], timeout=0.5)
+        yield from answers.get_nowait_batch(answers.size())
+    failures.update(ray.get(running))
 
 
 def _connect(address: str, processes: int) -> None:
@@ -125,7 +132,7 @@ def _work(request: Request, environment: dict[str, str], send: Send) -> None:
     os.environ.setdefault("TINYBERT_WORK", str(Path(tempfile.gettempdir()) / "tinybert"))
     rank = ray.train.get_context().get_world_rank()
     settings().work.mkdir(parents=True, exist_ok=True)
-    with errors_told(send, f"process {rank}"), tempfile.TemporaryDirectory(dir=settings().work) as directory:
+    with told_by(send, rank), tempfile.TemporaryDirectory(dir=settings().work) as directory:
         out = Path(directory) / "out"
         out.mkdir()
         with mirrored(store(), request.key, resume_beside(out)) if rank == 0 else nullcontext():

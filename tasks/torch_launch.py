@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tasks.launched import TAIL, end_on_request, end_with_parent, errors_told, own_out, perform, read_request, send_to
+from tasks.launched import TAIL, end_on_request, end_with_parent, own_out, perform, read_request, send_to, told_by
 
 LOOPBACK = "127.0.0.1"
 
@@ -80,7 +80,7 @@ def work(directory: Path, parent: int) -> None:
     request, send, rank = read_request(directory), send_to(directory), int(os.environ["RANK"])
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before the stage loads a model
-    with errors_told(send, f"process {rank}"):
+    with told_by(send, rank):
         metrics = perform(request, rank, {}, own_out(directory, request.out, rank), send)
     if rank == 0:
         send(result=metrics)

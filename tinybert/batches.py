@@ -35,6 +35,8 @@ class Rows(ABC):
     """Tokens of each row; None where all are of one length and lie in blocks on the disk."""
     block: int = 1
     """Rows that lie together on the disk."""
+    random: bool = False
+    """Something in a batch is drawn; several processes then make the whole batch, to draw the same as one."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -192,8 +194,8 @@ def _check_enough(rows: int, optim: OptimConfig, least: int) -> None:
 class StepBatches(Dataset[Batch]):
     """A process' share of each step's batch; item n belongs to step n.
 
-    The random numbers of a batch follow from seed, step and process, so they are the same however often a run was
-    interrupted, and whichever worker process makes it.
+    The random numbers of a batch follow from seed and step, so they are the same however often a run was interrupted,
+    and whichever worker process makes it.
     """
 
     def __init__(self, rows: Rows, batches: Plan, seed: int, process: int = 0, processes: int = 1) -> None:
@@ -204,8 +206,11 @@ class StepBatches(Dataset[Batch]):
         return self._plan.steps
 
     def __getitem__(self, step: int) -> Batch:
-        chance = torch.Generator().manual_seed(step_seed(self._seed, step, self._process))
-        return self._rows.batch(self._plan.rows(step)[self._process :: self._processes], chance)
+        rows, mine = self._plan.rows(step), slice(self._process, None, self._processes)
+        chance = torch.Generator().manual_seed(step_seed(self._seed, step))
+        if self._rows.random:
+            return {name: tensor[mine] for name, tensor in self._rows.batch(rows, chance).items()}
+        return self._rows.batch(rows[mine], chance)
 
 
 class StepsFrom(Sampler[int]):
@@ -221,6 +226,6 @@ class StepsFrom(Sampler[int]):
         return self._steps
 
 
-def step_seed(seed: int, step: int, process: int) -> int:
+def step_seed(seed: int, step: int, process: int = 0) -> int:
     """A seed of its own for each step and process of a run."""
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tinybert.attention_kind import Kind
+from tinybert.dropout import dropout as drop
 from tinybert.errors import ModelError
 from tinybert.mpnet import observe_attention
 
@@ -59,7 +60,7 @@ def tapped_attention(
         return output
     if attention_mask is not None:
         scores_BHLL = scores_BHLL.masked_fill(~attention_mask, torch.finfo(scores_BHLL.dtype).min)
-    weights_BHLL = nn.functional.dropout(scores_BHLL.softmax(dim=-1), p=dropout, training=module.training)
+    weights_BHLL = drop(scores_BHLL.softmax(dim=-1), dropout, module.training)
     return (weights_BHLL @ value_BHLd).transpose(1, 2).contiguous(), None
 
 

@@ -26,7 +26,7 @@ from transformers import (
 from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
 from tinybert.errors import QualityError
 from tinybert.gradients import SliceSize, batch_rows, slices
-from tinybert.interruption import Interruption
+from tinybert.interruption import Interruption, ignore_in_worker
 from tinybert.learner import Learner, Validation
 from tinybert.precision import fastest_attention
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
@@ -137,8 +137,8 @@ class StageTrainer(Trainer):
             batch_size=None,
             sampler=StepsFrom(self._first, self.batches.steps),
             num_workers=2 if gpu else 0,
+            worker_init_fn=ignore_in_worker,
             pin_memory=gpu,
-            generator=torch.Generator(),  # of its own: it would draw from the one dropout uses
         )
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
@@ -229,7 +229,8 @@ class StageTrainer(Trainer):
     @property
     def due(self) -> tuple[bool, bool]:
         """Whether all processes agreed, a step ago, on a checkpoint now, and on stopping after it."""
-        return bool(self._due[1:].any()), bool(self._due[2])
+        stop = self._interruption.asked if processes() == 1 else bool(self._due[2])
+        return stop or bool(self._due[1]), stop
 
     def saved(self) -> None:
         """Start the time to the next checkpoint anew; where one process was told to stop, all leave as it does."""

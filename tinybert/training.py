@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import nn
 from transformers import TrainerState
 
 from tinybert.batches import Rows
+from tinybert.dropout import set_dropout
 from tinybert.interruption import Interruption
 from tinybert.learner import Learner, Validation
 from tinybert.processes import join, process
@@ -59,7 +59,7 @@ def train(
     resume = resume_beside(out)
     for directory in (out, resume):
         directory.mkdir(parents=True, exist_ok=True)
-    _set_dropout(learner, optim.dropout)
+    set_dropout(learner, optim.dropout)
     with Interruption() as interruption:
         trainer = StageTrainer(what, learner, rows, optim, resume, validation, interruption)
         trainer.add_callback(Reporter(what, trainer.batches.steps, on_metrics, trainer.mean_terms))
@@ -97,10 +97,3 @@ def _keep_chosen(learner: Learner, state: TrainerState, validation: Validation |
     if process() == 0:
         (out / SELECTION).write_text(json.dumps({"chosen_step": chosen, "last_step": last, **record}, indent=1) + "\n")
     return {"chosen_step": float(chosen), **scores}
-
-
-def _set_dropout(learner: Learner, share: float | None) -> None:
-    """Override every dropout of the learner; the saved model's config keeps its own."""
-    for module in learner.modules():
-        if isinstance(module, nn.Dropout) and share is not None:
-            module.p = share

@@ -88,7 +88,12 @@ def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
     curve = client.get_metric_history(layers.info.run_id, "hidden_loss")
     assert len(curve) > 3
     assert curve[-1].value < curve[0].value
-    assert {dataset.dataset.name for dataset in layers.inputs.dataset_inputs} == {"data", "teacher", "student"}
+    assert {dataset.dataset.name for dataset in layers.inputs.dataset_inputs} == {
+        "data",
+        "teacher",
+        "student",
+        "targets",
+    }
 
 
 def test_the_model_is_registered(first, shared_home):
@@ -163,8 +168,8 @@ def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home
         publish={"enabled": False},
     )
     summary = distill(config)
-    assert [stage.name for stage in summary.stages] == ["prepare", "logits", "export", "evaluate"]
-    assert planned(config) == 4
+    assert [stage.name for stage in summary.stages] == ["prepare", "targets", "logits", "export", "evaluate"]
+    assert planned(config) == 5
     assert summary.registered is None
     assert "baseline" not in summary.comparison
 

@@ -26,7 +26,7 @@ from tinybert.stages import general, layers, logits, targets
 from tinybert.training_config import OptimConfig
 
 STORED = Path(__file__).with_name("curves.json")
-OPTIM = OptimConfig(steps=90, epochs=20, batch_size=16, learning_rate=2e-3, precision="fp32", dropout=0.0, seed=7)
+OPTIM = OptimConfig(steps=90, epochs=20, batch_size=8, learning_rate=2e-3, precision="fp32", dropout=0.0, seed=7)
 STUDENT = StudentConfig(layers=2, hidden=16, ffn=32, heads=4)
 LAYER_MAP = MapConfig()
 

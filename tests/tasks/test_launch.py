@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from tasks import launch, sources
+from tasks.checkpoints import mirrored
 from tasks.connections import store
 from tasks.policy import stage_key
 from tasks.stage import run_stage
@@ -23,7 +24,8 @@ from tests.conftest import installation
 from tinybert.config import CorpusConfig, GeneralConfig, MapConfig, StudentConfig
 from tinybert.errors import ConfigError, QualityError, TransientError
 from tinybert.refs import CorpusResult, ModelRef, ModelResult, SourceRef
-from tinybert.resume import resume_beside
+from tinybert.resume import last_checkpoint, resume_beside
+from tinybert.stages import corpus
 from tinybert.training_config import LaunchConfig, OptimConfig
 
 ROOT = Path(__file__).parents[2]
@@ -160,10 +162,10 @@ def trained(smoke_material, tmp_path_factory):
     with installation(tmp_path_factory.mktemp("installation")) as home:
         teacher = sources.pin(f"file:{smoke_material}/teacher", ModelRef)
         text = sources.pin(f"file:{smoke_material}/corpus.txt", SourceRef)
-        corpus = run_stage(
+        packed = run_stage(
             "corpus", CorpusResult, source=text, tokenizer=teacher, config=CorpusConfig(length=16)
         ).corpus
-        inputs = {"corpus": corpus, "teacher": teacher, "student": STUDENT, "layer_map": MapConfig()}
+        inputs = {"corpus": packed, "teacher": teacher, "student": STUDENT, "layer_map": MapConfig()}
 
         def train(how: LaunchConfig, **fields) -> ModelResult:
             config = GeneralConfig(optim=OPTIM.model_copy(update=fields))
@@ -197,6 +199,41 @@ def test_two_processes_train_what_one_trains(trained):
     assert curves[0] == curves[1] == [1, 6]
 
 
+@pytest.mark.slow
+def test_what_two_processes_began_one_can_finish(smoke_material, tmp_path):
+    tokens = tmp_path / "corpus"
+    tokens.mkdir()
+    text, teacher = smoke_material / "corpus.txt", smoke_material / "teacher"
+    corpus.run(source=text, tokenizer=teacher, config=CorpusConfig(length=16), out=tokens, on_metrics=nothing)
+    inputs = {"corpus": tokens, "teacher": teacher, "student": STUDENT, "layer_map": MapConfig()}
+    inputs["config"] = GeneralConfig(optim=OPTIM.model_copy(update={"epochs": 100, "steps": 200}))
+
+    def train(where: str, how: LaunchConfig, on_metrics) -> Path:
+        out = tmp_path / where / "out"
+        out.mkdir(parents=True, exist_ok=True)
+        launch.compute("tinybert.stages.general", "key", {**inputs, "launch": how}, out, on_metrics)
+        return out / "model.safetensors"
+
+    def interrupt(metrics, step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("both", TWO, interrupt)
+    reached = last_checkpoint(tmp_path / "both" / "out-resume")
+    assert reached is not None
+    assert 0 < int(reached.rpartition("-")[2]) < 200
+    steps = []
+    both = load_file(train("both", LaunchConfig(), lambda metrics, step: steps.append(step)))
+    assert steps[0] > int(reached.rpartition("-")[2])
+    assert steps[-1] == 200
+    for name, expected in load_file(train("one", LaunchConfig(), nothing)).items():
+        torch.testing.assert_close(both[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def nothing(metrics, step):
+    """No curves are wanted."""
+
+
 @pytest.fixture
 def ray_logs(monkeypatch):
     """Directory for Ray's files, with a short name, because sockets lie there too."""
@@ -219,8 +256,13 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_trains(trained, ray
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_ray_worker_that_is_killed_can_be_replaced_and_errors_keep_their_class(rehearsal, ray_logs, tmp_path):
+def test_ray_workers_begin_at_the_stored_checkpoint_and_fail_as_processes_do(rehearsal, ray_logs, tmp_path):
+    checkpoint = tmp_path / "earlier" / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 5, "best_model_checkpoint": null}')
     with installation(tmp_path):
+        with pytest.raises(SystemExit), mirrored(store(), "rehearsal", checkpoint.parent):
+            raise SystemExit
         data = sources.pin(f"file:{rehearsal.data}", SourceRef)
         with pytest.raises(
             TransientError, match=r"^rehearsal: process 1 was lost: The actor is dead because its worker"
@@ -228,7 +270,7 @@ def test_a_ray_worker_that_is_killed_can_be_replaced_and_errors_keep_their_class
             rehearsal.compute(RAY, "killed", data=data)
         with pytest.raises(QualityError, match=r"^accuracy 0.1; expected 0.5$"):
             rehearsal.compute(RAY, "quality", data=data)
-    assert rehearsal.lines == ["rank 0 is here"] * 2
+    assert rehearsal.lines == ["continuing at checkpoint-5 from the store", "rank 0 is here"] * 2
     assert [step for _, step in rehearsal.calls] == [0, 1, 2] * 2
 
 

@@ -26,6 +26,8 @@ IGNORED = -100
 class MaskedRows(Rows):
     """Packed sequences with some tokens masked (80%), swapped (10%) or left (10%) to be predicted."""
 
+    random = True
+
     def __init__(self, packed: PackedRows, tokenizer: PreTrainedTokenizerBase, share: float) -> None:
         self._packed, self.block = packed, packed.block
         self._mask_id = tokenizer.mask_token_id
