@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -114,17 +115,17 @@ class Engine:
     def intermediate(self, seed: int) -> float:
         """Seconds per step on the teacher's states, which it computes at each step."""
         teacher = BertModel.from_pretrained(self.teacher, add_pooling_layer=False).to(device())
-        learner = StateLearner(BertModel(STUDENT), teacher, MAPPED, MapConfig(), "auto")
+        learner = StateLearner(BertModel(deepcopy(STUDENT)), teacher, MAPPED, MapConfig(), "auto")
         return self.seconds(learner, self.plain, seed)
 
     def intermediate_cached(self, cache: TeacherCache, seed: int) -> float:
         """Seconds per step on cached states."""
-        learner = StateLearner(BertModel(STUDENT), TEACHER, MAPPED, MapConfig())
+        learner = StateLearner(BertModel(deepcopy(STUDENT)), TEACHER, MAPPED, MapConfig())
         return self.seconds(learner, self.rows(cache, "states"), seed)
 
     def prediction(self, cache: TeacherCache, seed: int) -> float:
         """Seconds per step on cached logits."""
-        learner = LogitLearner(BertForSequenceClassification(STUDENT), LogitsConfig())
+        learner = LogitLearner(BertForSequenceClassification(deepcopy(STUDENT)), LogitsConfig())
         return self.seconds(learner, self.rows(cache, "logits"), seed)
 
 

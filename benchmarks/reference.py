@@ -6,7 +6,7 @@ than the code it re-creates in two points: the teacher is in eval mode (there it
 optimizer is torch's (there a loop in Python).
 """
 
-from collections.abc import Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ class Reference:
     def __init__(self, length: int, classes: int = 2) -> None:
         torch.manual_seed(0)
         self.length = length
-        self.teacher, self.student = BertModel(TEACHER).eval(), BertModel(STUDENT).train()
+        # Copies, for a model writes into its config how it attends.
+        self.teacher, self.student = BertModel(deepcopy(TEACHER)).eval(), BertModel(deepcopy(STUDENT)).train()
         for model in (self.teacher, self.student):
             model.set_attn_implementation("reference")
         self.fit_dense = nn.Linear(STUDENT.hidden_size, TEACHER.hidden_size)
@@ -99,10 +100,3 @@ class Reference:
 def _zeroed(scores_BHLL: Tensor) -> Tensor:
     """Scores with the masked ones at 0."""
     return torch.where(scores_BHLL <= -1e2, torch.zeros_like(scores_BHLL), scores_BHLL)
-
-
-def batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
-    """The rows in their order, so many at a time, over and over."""
-    while True:
-        for start in range(0, len(rows) - size + 1, size):
-            yield rows[start : start + size]

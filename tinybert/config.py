@@ -194,7 +194,7 @@ class TargetsConfig(Form):
 
     states_gb: float = Field(0.0, ge=0, le=100_000)
     """Gigabytes its states may take; within them `layers` trains several times faster. 0: computed at each step."""
-    batch_tokens: int = Field(8192, ge=64)
+    batch_tokens: int = Field(4096, ge=64)
     """Tokens per forward pass of the teacher. Raising it needs more memory."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from tinybert.batches import Batch
 from tinybert.progress import logger
@@ -28,6 +29,21 @@ def slices(batch: Batch, rows: int) -> Iterator[Batch]:
 def batch_rows(batch: Batch) -> int:
     """Rows of a batch: every tensor of it has them first."""
     return len(next(iter(batch.values())))
+
+
+def clip_gradients(parameters: list[nn.Parameter], longest: float) -> Tensor:
+    """Scale all gradients down where their common norm is over `longest`; gives the norm before.
+
+    As `torch.nn.utils.clip_grad_norm_`, which on a CPU takes twice as long for the norm, and writes every gradient
+    anew also where nothing has to be clipped.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if any(gradient.device.type != "cpu" for gradient in gradients):
+        return nn.utils.clip_grad_norm_(parameters, longest)
+    norm = torch.stack([torch.dot(g.flatten(), g.flatten()) for g in gradients]).sum().sqrt()
+    if norm > longest:
+        torch._foreach_mul_(gradients, longest / (norm + 1e-6))
+    return norm
 
 
 class SliceSize:

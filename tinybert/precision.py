@@ -1,10 +1,7 @@
-"""The arithmetic that is fastest on a device: where it multiplies bf16 itself, and how it computes attention."""
-
-from contextlib import AbstractContextManager, nullcontext
+"""Where bf16 arithmetic is done by the hardware itself, so that it saves time instead of costing it."""
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -14,15 +11,6 @@ def native_bf16(device: torch.device) -> bool:
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def fastest_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, attention is computed in the way that trains fastest on the device.
-
-    On a CPU that is plain matrix products: the backward pass of its flash kernel takes a short batch up to twice as
-    long (`benchmarks/distill_step.py`).
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def halve_linears(model: nn.Module) -> None:

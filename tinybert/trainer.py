@@ -23,17 +23,18 @@ from transformers import (
     TrainingArguments,
 )
 
+from tinybert.allocator import keep_freed_memory
 from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
 from tinybert.errors import QualityError
-from tinybert.gradients import SliceSize, batch_rows, slices
+from tinybert.gradients import SliceSize, batch_rows, clip_gradients, slices
 from tinybert.interruption import Interruption, ignore_in_worker
 from tinybert.learner import Learner, Validation
-from tinybert.precision import fastest_attention
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
 from tinybert.reporting import not_finite
 from tinybert.resume import STATE, continue_from, is_finished, last_checkpoint
 from tinybert.scoring import device, use_bf16
+from tinybert.states import train_with_own_attention
 from tinybert.training_config import OptimConfig, SelectionConfig
 
 LOG_EVERY = 10
@@ -110,6 +111,9 @@ class StageTrainer(Trainer):
         self._latest: tuple[Tensor, Batch] | None = None
         self._terms: list[dict[str, Tensor]] = []
         self._compiled = optim.compile
+        if self.args.device.type == "cpu":
+            train_with_own_attention(learner)
+            keep_freed_memory()
         if optim.compile:
             learner.compile(dynamic=True)
         self.remove_callback(PrinterCallback)
@@ -157,6 +161,9 @@ class StageTrainer(Trainer):
             self.tokens += int(inputs["attention_mask"].sum()) * processes()
         return terms["loss"] * processes()  # the Trainer takes the mean over processes
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        return clip_gradients(list(self._learner.parameters()), self.args.max_grad_norm)
+
     def _agreement(self, batch: Batch) -> Tensor:
         """Items of all processes' shares, and how many processes want a checkpoint, or to stop."""
         overdue = time.monotonic() - self._saved > 60 * self._optim.checkpoint_minutes
@@ -185,7 +192,7 @@ class StageTrainer(Trainer):
         """
         torch.manual_seed(step_seed(self._optim.seed, self.state.global_step, process()))
         sums: dict[str, Tensor] = {}
-        with self.accelerator.no_sync(model), fastest_attention(self.args.device):
+        with self.accelerator.no_sync(model):
             for part in slices(batch, rows):
                 share = self._learner.items(part) / self._told[0]
                 terms = model(**{name: t.to(self.args.device, non_blocking=True) for name, t in part.items()})

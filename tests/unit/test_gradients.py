@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
-from tinybert.gradients import SliceSize, batch_rows, out_of_memory, slices
+from tinybert.gradients import SliceSize, batch_rows, clip_gradients, out_of_memory, slices
 
 
 def test_slices_are_the_batch_cut_along_its_rows():
@@ -82,3 +83,18 @@ def test_the_machines_own_lack_of_memory_is_recognised():
     assert out_of_memory(raised.value)
     assert out_of_memory(torch.OutOfMemoryError())
     assert not out_of_memory(RuntimeError("expected scalar type Float but found BFloat16"))
+
+
+@pytest.mark.parametrize("longest", [0.5, 1e6])
+def test_clipping_is_torchs_own(longest):
+    torch.manual_seed(0)
+    own = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2, 2, 2))]
+    for parameter in own[:2]:
+        parameter.grad = torch.randn_like(parameter)
+    other = [nn.Parameter(torch.zeros_like(parameter)) for parameter in own]
+    for mine, theirs in zip(own, other, strict=True):
+        theirs.grad = None if mine.grad is None else mine.grad.clone()
+    torch.testing.assert_close(clip_gradients(own, longest), torch.nn.utils.clip_grad_norm_(other, longest))
+    for mine, theirs in zip(own[:2], other[:2], strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert own[2].grad is None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
+from tinybert.allocator import keep_freed_memory
 from tinybert.attention_kind import Kind
 from tinybert.batches import Indices
 from tinybert.cli import main
@@ -68,6 +69,7 @@ def run(
 
     np.save(out / "keys.npy", keys)
     np.save(out / "lengths.npy", table.lengths)
+    keep_freed_memory()
     asked = _Questions(table, list(_by_tokens(table.lengths, missing, config.batch_tokens)), precision)
     logits = _logits(load_classifier(teacher), asked, len(rows), out)
     if old:
