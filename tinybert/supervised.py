@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.data import TaskData
+from tinybert.first_token import finish_first_token_only
 from tinybert.learner import Learner, Validation
 from tinybert.metrics import classification_scores
 from tinybert.scoring import predict
@@ -20,6 +21,7 @@ class SupervisedLearner(Learner):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
+        finish_first_token_only(model)
         self.model = model
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:

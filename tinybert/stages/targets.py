@@ -19,6 +19,7 @@ from tinybert.batches import Indices
 from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
+from tinybert.first_token import finish_first_token_only
 from tinybert.models import load_classifier, load_encoder, load_tokenizer
 from tinybert.precision import halve_linears
 from tinybert.progress import OnMetrics, Progress, logger
@@ -148,6 +149,7 @@ def _by_tokens(lengths: NDArray[np.int32], rows: Indices, tokens: int) -> Iterat
 
 def _logits(model: PreTrainedModel, asked: _Questions, rows: int, out: Path) -> NDArray[np.float32]:
     logits: NDArray[np.float32] = open_memmap(out / "logits.npy", "w+", np.float32, (rows, model.config.num_labels))
+    finish_first_token_only(model)
     for batch, answer in asked.answers("logits", model.eval()):
         logits[batch] = answer.logits.float().cpu().numpy()
     return logits
