@@ -194,8 +194,7 @@ def _check_enough(rows: int, optim: OptimConfig, least: int) -> None:
 class StepBatches(Dataset[Batch]):
     """A process' share of each step's batch; item n belongs to step n.
 
-    The random numbers of a batch follow from seed and step, so they are the same however often a run was interrupted,
-    and whichever worker process makes it.
+    The random numbers of a batch follow from seed and step, so they are the same however often a run was interrupted.
     """
 
     def __init__(self, rows: Rows, batches: Plan, seed: int, process: int = 0, processes: int = 1) -> None:

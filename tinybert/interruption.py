@@ -34,8 +34,3 @@ class Interruption:
         if self.asked and error is None:
             signal.raise_signal(signal.SIGTERM)
             raise SystemExit(128 + signal.SIGTERM)  # the handler before ours let the process live
-
-
-def ignore_in_worker(_: int) -> None:
-    """For the workers of a DataLoader: the last steps need their batches, though a SIGTERM may go to all processes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

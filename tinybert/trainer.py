@@ -27,7 +27,7 @@ from tinybert.allocator import keep_freed_memory
 from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
 from tinybert.errors import QualityError
 from tinybert.gradients import SliceSize, batch_rows, clip_gradients, slices
-from tinybert.interruption import Interruption, ignore_in_worker
+from tinybert.interruption import Interruption
 from tinybert.learner import Learner, Validation
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
@@ -134,15 +134,16 @@ class StageTrainer(Trainer):
         return self.state
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        """The batches that are still to do, made by worker processes where a GPU would wait for them."""
-        gpu = self.args.device.type == "cuda"
+        """The batches that are still to do, in pinned memory for a GPU.
+
+        Made in this process: a tokenised batch takes a millisecond, and workers forked from a process that runs
+        Prefect end with an error.
+        """
         return DataLoader(
             self.train_dataset,
             batch_size=None,
             sampler=StepsFrom(self._first, self.batches.steps),
-            num_workers=2 if gpu else 0,
-            worker_init_fn=ignore_in_worker,
-            pin_memory=gpu,
+            pin_memory=self.args.device.type == "cuda",
         )
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:

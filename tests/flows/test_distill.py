@@ -178,7 +178,11 @@ def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home
     ("changes", "error", "message"),
     [
         ({"data": {"source": "file:/nowhere/rows.csv"}}, SourceError, "file:/nowhere/rows.csv: found nothing at"),
-        ({"student": {"heads": 2}}, ModelError, "student.heads: found 2; the attention loss needs as many"),
+        (
+            {"student": {"heads": 2}, "layer_map": {"attention": "scores"}},
+            ModelError,
+            "student.heads: found 2; the attention loss needs as many",
+        ),
         ({"data": {"label": "mood"}}, DataError, "rows.csv: no column 'mood'; it has label, text"),
     ],
 )

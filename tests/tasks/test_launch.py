@@ -114,7 +114,8 @@ Rehearsal(Path(sys.argv[1])).compute(TWO, "wait")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_write_a_checkpoint_and_end_with_who_launched_them(tmp_path, number):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     launching = subprocess.Popen([sys.executable, "-c", LAUNCHING, str(tmp_path)], env=environment, cwd=ROOT)

@@ -242,11 +242,11 @@ def test_what_is_drawn_follows_from_seed_and_step_in_however_many_processes():
     assert len({step_seed(seed, step, process) for seed in numbers for step in numbers for process in numbers}) == 729
 
 
-def test_worker_processes_make_the_same_batches_from_any_step_on():
+def test_a_loader_makes_the_same_batches_from_any_step_on():
     rows = Points()
     batches = StepBatches(rows, plan(rows, OptimConfig(batch_size=8, epochs=2)), seed=0)
     sampler = StepsFrom(3, len(batches))
     assert (len(sampler), list(sampler)) == (10, [3, 4, 5, 6, 7, 8, 9])  # the Trainer counts all steps
-    worked = DataLoader(batches, batch_size=None, sampler=sampler, num_workers=2)
+    worked = DataLoader(batches, batch_size=None, sampler=sampler)
     for batch, step in zip(worked, range(3, 10), strict=True):
         assert torch.equal(batch["x"], batches[step]["x"])

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from tinybert.batches import WINDOW, StepBatches, plan
@@ -66,15 +65,6 @@ def test_an_epoch_reads_each_block_once_and_memory_holds_a_few(large, monkeypatc
     assert torch.equal(torch.cat(seen).sort().values, torch.arange(count))
     assert len(read) <= 3 * WINDOW + 1 + 1  # one more for the plan, which looks at a row
     assert set(read) == set(range(3 * WINDOW + 1))
-
-
-def test_worker_processes_read_the_same(large):
-    path, count = large
-    rows = PackedRows(path, count)
-    batches = StepBatches(rows, plan(rows, OptimConfig(batch_size=64, epochs=1, steps=4)), seed=0)
-    worked = DataLoader(batches, batch_size=None, num_workers=2)
-    for batch, step in zip(worked, range(4), strict=True):
-        assert torch.equal(batch["input_ids"], batches[step]["input_ids"])
 
 
 def test_a_corpus_is_its_directory(tmp_path):

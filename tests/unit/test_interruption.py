@@ -1,14 +1,11 @@
 """SIGTERM inside the block is a wish; behind it, it does what it would have done."""
 
-import multiprocessing
-import os
 import signal
 import threading
 
 import pytest
-from torch.utils.data import DataLoader
 
-from tinybert.interruption import Interruption, ignore_in_worker
+from tinybert.interruption import Interruption
 
 
 @pytest.fixture
@@ -85,14 +82,3 @@ def test_outside_of_the_main_thread_it_does_nothing(handler):
     thread.start()
     thread.join()
     assert seen == [before, "went on"]
-
-
-def test_workers_that_make_batches_go_on():
-    made = DataLoader(range(100), batch_size=None, num_workers=2, worker_init_fn=ignore_in_worker)
-    seen = []
-    for number in made:
-        seen.append(number)
-        if number == 3:
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGTERM)
-    assert seen == list(range(100))
