@@ -193,8 +193,10 @@ def measure(directory: Path, rounds: int, batches: int, length: int) -> dict[str
         seconds.setdefault(name, []).append(value)
         print(f"{name:32} {value:8.3f} s", file=sys.stderr, flush=True)
 
-    timed_reference(reference.intermediate_step, ids, 1)
     with_states, _ = engine.fill(gigabytes=100)
+    timed_reference(reference.intermediate_step, ids, 1)  # nobody's first steps count
+    engine.intermediate(rounds)
+    engine.prediction(with_states, rounds)
     for number in range(rounds):
         note("matmul", 1 / matmul_rate() * 1e12)
         note("reference_intermediate", timed_reference(reference.intermediate_step, ids, 4))
