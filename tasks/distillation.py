@@ -1,5 +1,7 @@
 """Tasks that train: the teacher, the general student, both parts of task distillation, the baseline."""
 
+import logging
+
 from tasks.connections import store
 from tasks.data import StatesWanted
 from tasks.policy import gpu_stage
@@ -14,8 +16,11 @@ from tinybert.config import (
     StudentConfig,
     TargetsConfig,
 )
+from tinybert.errors import StoreError, TransientError
 from tinybert.refs import CorpusRef, DatasetRef, EarlierRef, ModelRef, ModelResult, TargetsRef, TargetsResult
 from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
+
+logger = logging.getLogger("tinybert")
 
 
 @gpu_stage("fine_tune")
@@ -65,7 +70,10 @@ def ask_teacher(
         precision=precision,
         **earlier,
     )
-    store().point("targets", key, {"targets": result.targets})
+    try:
+        store().point("targets", key, {"targets": result.targets})
+    except (StoreError, TransientError) as error:  # the answers themselves are stored: the next run asks anew, no more
+        logger.warning("targets  the next run will not find these answers: %s", error)
     return result
 
 

@@ -113,14 +113,28 @@ class GroupedPlan(Plan):
         return self._optim.batch_size if tokens is None else max(1, int(tokens / self._lengths.mean()))
 
     def _cut(self, rows: Indices) -> Iterator[Indices]:
-        """Batches of rows sorted by length; a batch's size in tokens is its rows times its first, the longest."""
-        tokens, start = self._optim.batch_tokens, 0
-        while start < len(rows):
-            size = self._optim.batch_size
-            if tokens is not None:
-                size = max(self._least, tokens // int(self._lengths[rows[start]]))
-            yield rows[start : start + size]
-            start += size
+        """Batches of rows sorted by length, the longest first."""
+        if self._optim.batch_tokens is not None:
+            yield from cut_by_tokens(self._lengths, rows, self._optim.batch_tokens, self._least)
+            return
+        for start in range(0, len(rows), self._optim.batch_size):
+            yield rows[start : start + self._optim.batch_size]
+
+
+def cut_by_tokens(lengths: NDArray[np.int32], rows: Indices, tokens: int, least: int = 1) -> Iterator[Indices]:
+    """Batches of rows, the longest first, whose number times the longest stays within so many tokens.
+
+    Args:
+        lengths: Tokens of every row.
+        rows: Which rows, sorted by length, falling.
+        tokens: Of a batch, padding included.
+        least: Rows a batch has in any case.
+    """
+    start = 0
+    while start < len(rows):
+        size = max(least, tokens // int(lengths[rows[start]]))
+        yield rows[start : start + size]
+        start += size
 
 
 class StreamedPlan(Plan):

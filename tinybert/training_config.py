@@ -29,7 +29,7 @@ class OptimConfig(Form):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients longer than this are scaled down to it."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Share of activations dropped while training. Empty: the model's own, 0.1 for BERT; 0 saves a quarter on CPUs."""
+    """Share of activations dropped while training. Empty: the model's own, 0.1 for BERT; 0 saves a tenth on CPUs."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or plain fp32. auto: bf16 where the hardware multiplies it natively."""
     compile: bool = False

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from tinybert.allocator import keep_freed_memory
 from tinybert.attention_kind import Kind
-from tinybert.batches import Indices
+from tinybert.batches import Indices, cut_by_tokens
 from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
@@ -71,7 +71,8 @@ def run(
     np.save(out / "keys.npy", keys)
     np.save(out / "lengths.npy", table.lengths)
     keep_freed_memory()
-    asked = _Questions(table, list(_by_tokens(table.lengths, missing, config.batch_tokens)), precision)
+    missing = missing[np.argsort(-table.lengths[missing], kind="stable")]
+    asked = _Questions(table, list(cut_by_tokens(table.lengths, missing, config.batch_tokens)), precision)
     logits = _logits(load_classifier(teacher), asked, len(rows), out)
     if old:
         logits[known] = old.logits[places[known]]
@@ -135,16 +136,6 @@ class _Questions:
             yield rows, answer
             done += len(rows)
             progress.update(done)
-
-
-def _by_tokens(lengths: NDArray[np.int32], rows: Indices, tokens: int) -> Iterator[Indices]:
-    """Rows sorted by length, cut so that rows times the longest stays within the tokens of a batch."""
-    rows = rows[np.argsort(-lengths[rows], kind="stable")]
-    start = 0
-    while start < len(rows):
-        size = max(1, tokens // int(lengths[rows[start]]))
-        yield rows[start : start + size]
-        start += size
 
 
 def _logits(model: PreTrainedModel, asked: _Questions, rows: int, out: Path) -> NDArray[np.float32]:
