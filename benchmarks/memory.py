@@ -1,7 +1,8 @@
 """Claims: intermediate distillation needs a fraction of the reference's memory; a larger corpus needs no more.
 
 Each line is a process of its own. Its peak is what Linux calls VmHWM, or what the GPU had allocated at most; what the
-process held before its models were built (Python, torch, transformers) is taken off, and told.
+process held before its models were built (Python, torch, transformers), the same in all, is told beside it: ratios
+are given with it and without.
 
     python benchmarks/memory.py [--json FILE] [--steps N] [--length N]
 """
@@ -24,7 +25,7 @@ from tinybert.config import MapConfig
 from tinybert.corpus import PackedRows, write
 from tinybert.distillation import StateLearner
 from tinybert.libraries import quiet
-from tinybert.models import load_encoder
+from tinybert.models import load_teacher
 from tinybert.scoring import device
 from tinybert.teacher_cache import TeacherCache
 from tinybert.training import train
@@ -52,7 +53,8 @@ def reference(made: Engine, length: int, steps: int) -> None:
 
 def intermediate(made: Engine, steps: int, accumulation: int) -> None:
     """The engine's, with the teacher at each step."""
-    learner = StateLearner(BertModel(STUDENT), load_encoder(made.teacher), MAPPED, MapConfig(), "auto")
+    teacher = load_teacher(made.teacher, MAPPED[-1], "auto")
+    learner = StateLearner(BertModel(STUDENT), teacher, MAPPED, MapConfig(), "auto")
     optim = OptimConfig(epochs=1000, steps=steps, batch_size=BATCH, accumulation=accumulation)
     train("memory", learner.to(device()), made.plain, optim, made.directory / "out", nothing)
 
@@ -145,17 +147,18 @@ def report(found: dict[str, dict[str, float]], length: int) -> str:
     lines = [
         f"{processor()}; commit {commit()}; `{' '.join(['python', *sys.argv])}`",
         "",
-        f"Batches of {BATCH}, the reference's padded to {length} tokens. Python and its libraries, "
-        f"{found['reference']['base']:.0f} MB, are taken off.",
+        f"Batches of {BATCH}, the reference's padded to {length} tokens. Python and its libraries are "
+        f"{found['reference']['base']:.0f} MB of each whole peak.",
         "",
-        "| | peak, MB | of the reference |",
-        "|---|---:|---:|",
+        "| | whole peak, MB | of the reference | without libraries, MB | of the reference |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name in LINES:
-        of = found[name]["peak"] / found["general, corpus" if "general" in name else "reference"]["peak"]
-        lines.append(
-            f"| {name} | {found[name]['peak']:.0f} | {of:.2f}{' of one corpus' if 'general' in name else ''} |"
-        )
+        other = found["general, corpus" if "general" in name else "reference"]
+        whole, wholes = (figures["base"] + figures["peak"] for figures in (found[name], other))
+        of = " of one corpus" if "general" in name else ""
+        own = f"{found[name]['peak']:.0f} | {found[name]['peak'] / other['peak']:.2f}{of}"
+        lines.append(f"| {name} | {whole:.0f} | {whole / wholes:.2f}{of} | {own} |")
     return "\n".join(lines)
 
 

@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from tasks.augmentation import augment_data, train_mlm
-from tasks.data import check_labels, prepare_corpus, prepare_data, resolve_sources
+from tasks.augmentation import augment_shard, gather_copies, screen_copies, train_mlm
+from tasks.data import Sources, check_labels, prepare_corpus, prepare_data, resolve_sources
 from tasks.distillation import (
     ask_teacher,
     distill_general,
@@ -14,8 +14,10 @@ from tasks.distillation import (
 )
 from tasks.evaluation import evaluate_models
 from tasks.publishing import export_student, publish_model
-from tasks.run import RunSummary, open_run
+from tasks.run import Run, RunSummary, open_run
+from tinybert.augment_config import shards_for
 from tinybert.config import DistillConfig
+from tinybert.refs import DatasetRef, DatasetResult, ModelRef
 
 
 def planned(config: DistillConfig) -> int:
@@ -25,7 +27,7 @@ def planned(config: DistillConfig) -> int:
         config.mlm.enabled,
         not config.teacher.fine_tuned,
         config.student.source is None,
-        config.augment.enabled,
+        *[config.augment.enabled] * 3,
         config.layers.enabled,
         config.baseline.enabled,
     ]
@@ -42,7 +44,8 @@ def distill(config: DistillConfig) -> RunSummary:
     """
     with open_run(config, config.name, planned(config)) as run:
         found = run.always(resolve_sources, config)
-        data = run(prepare_data, found.data, found.validation, config.data).dataset
+        prepared = run(prepare_data, found.data, found.validation, config.data)
+        data = prepared.dataset
 
         corpus = adapted = None
         if found.corpus is not None:
@@ -64,9 +67,11 @@ def distill(config: DistillConfig) -> RunSummary:
 
         train, shape, steps = data, student, 0
         if config.augment.enabled:
-            train = run(augment_data, data, adapted or found.teacher, found.vectors, config.augment).dataset
+            train = augmented(run, config, found, prepared, adapted or found.teacher)
         precision = config.logits.optim.precision
         targets = run(ask_teacher, train, teacher, found.states, precision, config.targets).targets
+        if config.augment.enabled:
+            train = run(screen_copies, train, targets, config.quality).dataset
         if config.layers.enabled:
             layers = run(
                 distill_layers, train, teacher, student, config.layer_map, targets, config.layers, config.launch
@@ -88,6 +93,15 @@ def distill(config: DistillConfig) -> RunSummary:
             published = run.always(publish_model, config.publish.name or config.name, model, evaluated.metrics)
             registered = f"{published.name} version {published.version}"
         return run.summarise(config.name, model, evaluated.report, registered)
+
+
+def augmented(run: Run, config: DistillConfig, found: Sources, prepared: DatasetResult, model: ModelRef) -> DatasetRef:
+    """Rows and their copies, made shard by shard."""
+    shards = shards_for(int(prepared.metrics["train_rows"]), config.augment.shard_rows)
+    proposers = (model, found.vectors, found.thesaurus, found.translators)
+    calls = [(prepared.dataset, *proposers, config.augment, shard, shards) for shard in range(shards)]
+    copies = [made.copies for made in run.map(augment_shard, calls, config.launch)]
+    return run(gather_copies, prepared.dataset, copies, config.quality).dataset
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Tasks that make data: the sources of a run, the task data set, the corpus."""
 
 import json
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,6 +10,9 @@ from tasks.policy import cpu_stage, quick_task
 from tasks.settings import settings
 from tasks.stage import run_stage
 from tinybert.attention_kind import Kind
+from tinybert.augment_config import AugmentConfig
+from tinybert.augmentation.recipes import check_recipes
+from tinybert.augmentation.words import language
 from tinybert.checks import check_models, check_teacher_labels, wanted_states
 from tinybert.config import CorpusConfig, DataConfig, DistillConfig
 from tinybert.errors import ConfigError
@@ -35,6 +39,9 @@ class Sources(BaseModel):
     student: ModelRef | None = None
     corpus: SourceRef | None = None
     vectors: VectorsRef | None = None
+    thesaurus: SourceRef | None = None
+    translators: list[ModelRef] = []
+    """There and back, or none."""
     states: StatesWanted = StatesWanted()
 
 
@@ -58,10 +65,25 @@ def resolve_sources(config: DistillConfig) -> Sources:
         student=student,
         states=StatesWanted(mapped=mapped, attention=attention),
         corpus=sources.pin(config.corpus.source, SourceRef) if config.corpus.source and config.needs_corpus else None,
-        vectors=sources.pin(config.augment.vectors, VectorsRef)
-        if config.augment.vectors and config.augment.enabled
-        else None,
+        **_augmentation_sources(config.augment),
     )
+
+
+def _augmentation_sources(config: AugmentConfig) -> dict[str, Any]:
+    """What augmentation reads beside the data, after a look at what it needs of this machine."""
+    if not config.enabled:
+        return {}
+    language(config.language)
+    check_recipes(config)
+    used = {recipe.kind for recipe in config.recipes}
+    found: dict[str, Any] = {}
+    if config.vectors and config.copies != 0:
+        found["vectors"] = sources.pin(config.vectors, VectorsRef)
+    if config.thesaurus and "synonym" in used:
+        found["thesaurus"] = sources.pin(config.thesaurus, SourceRef)
+    if config.translator and config.back_translator and "back_translation" in used:
+        found["translators"] = [sources.pin(uri, ModelRef) for uri in (config.translator, config.back_translator)]
+    return found
 
 
 @quick_task("labels")

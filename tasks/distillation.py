@@ -1,9 +1,7 @@
 """Tasks that train: the teacher, the general student, both parts of task distillation, the baseline."""
 
-import logging
-
-from tasks.connections import store
 from tasks.data import StatesWanted
+from tasks.earlier import recall, remember
 from tasks.policy import gpu_stage
 from tasks.stage import run_stage
 from tinybert.config import (
@@ -16,11 +14,8 @@ from tinybert.config import (
     StudentConfig,
     TargetsConfig,
 )
-from tinybert.errors import StoreError, TransientError
-from tinybert.refs import CorpusRef, DatasetRef, EarlierRef, ModelRef, ModelResult, TargetsRef, TargetsResult
+from tinybert.refs import CorpusRef, DatasetRef, ModelRef, ModelResult, TargetsRef, TargetsResult
 from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
-
-logger = logging.getLogger("tinybert")
 
 
 @gpu_stage("fine_tune")
@@ -56,9 +51,7 @@ def ask_teacher(
     data: DatasetRef, teacher: ModelRef, states: StatesWanted, precision: str, config: TargetsConfig
 ) -> TargetsResult:
     """Ask the fine-tuned teacher about each row, once for all runs. Needs one accelerator slot."""
-    key = f"{teacher.digest}-{precision}"
-    last = store().pointed("targets", key).get("targets")
-    earlier = {"previous": EarlierRef(uri=last.uri, digest=last.digest)} if last and store().holds(last) else {}
+    name = f"{teacher.digest}-{precision}"
     result = run_stage(
         "targets",
         TargetsResult,
@@ -68,12 +61,9 @@ def ask_teacher(
         mapped=states.mapped,
         attention=states.attention,
         precision=precision,
-        **earlier,
+        previous=recall("targets", name),
     )
-    try:
-        store().point("targets", key, {"targets": result.targets})
-    except (StoreError, TransientError) as error:  # the answers themselves are stored: the next run asks anew, no more
-        logger.warning("targets  the next run will not find these answers: %s", error)
+    remember("targets", name, result.targets)
     return result
 
 

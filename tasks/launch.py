@@ -64,7 +64,7 @@ def compute(module: str, key: str, inputs: dict[str, Any], out: Path, on_metrics
     arguments = {name: value for name, value in inputs.items() if not isinstance(value, LaunchConfig)}
     if launch.engine == "ray":
         return _compute_on_ray(module, key, arguments, out, on_metrics, launch)
-    arguments = {name: sources.local(value) if isinstance(value, Ref) else value for name, value in arguments.items()}
+    arguments = {name: _local(value) for name, value in arguments.items()}
     if launch.processes == 1:
         importlib.import_module("tinybert.libraries").quiet()
         metrics: dict[str, float] = importlib.import_module(module).run(**arguments, out=out, on_metrics=on_metrics)
@@ -73,6 +73,13 @@ def compute(module: str, key: str, inputs: dict[str, Any], out: Path, on_metrics
     request = Request(module=module, key=key, arguments=to_jsonable_python(arguments), out=out.resolve(), launch=launch)
     with _launched("tasks.torch_launch", request) as (process, directory):
         return _Answers(module, on_metrics).follow(process, directory)
+
+
+def _local(value: Any) -> Any:
+    """A ref, or a list of them, as local paths; anything else as it is."""
+    if isinstance(value, list):
+        return [_local(item) for item in value]
+    return sources.local(value) if isinstance(value, Ref) else value
 
 
 def _compute_on_ray(

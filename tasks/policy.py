@@ -32,6 +32,7 @@ DECLARATIONS = {
     "tinybert",
     "tinybert.config",
     "tinybert.training_config",
+    "tinybert.augment_config",
     "tinybert.form",
     "tinybert.errors",
     "tinybert.refs",
@@ -50,12 +51,17 @@ def stage_key(stage: str, inputs: dict[str, Any]) -> str:
     """Digest of everything a stage's output depends on: its inputs and the text of the modules it runs.
 
     A `Ref` counts by its digest, not its place; the store counts because results point into it. In how many
-    processes a stage runs, and what earlier outputs it may use, does not count: it computes the same.
+    processes a stage runs, and what earlier outputs it may use, does not count: it computes the same. None is as good
+    as no input.
     """
-    counted = {name: value for name, value in inputs.items() if not isinstance(value, LaunchConfig | EarlierRef)}
+    counted = {name: value for name, value in inputs.items() if not isinstance(value, LaunchConfig | EarlierRef | None)}
     plain = {name: _plain(value) for name, value in counted.items()}
-    sources = {name: file_digest(path) for name, path in sorted(source_modules(stage_module(stage)).items())}
-    return f"{stage}-{json_digest([plain, sources, settings().store])}"
+    return f"{stage}-{json_digest([plain, code_digests(stage_module(stage)), settings().store])}"
+
+
+def code_digests(module: str) -> dict[str, str]:
+    """Digest of the text of a module and of each of ours it imports."""
+    return {name: file_digest(path) for name, path in sorted(source_modules(module).items())}
 
 
 def source_modules(module: str) -> dict[str, Path]:
@@ -94,6 +100,8 @@ def _is_module(name: str) -> bool:
 def _plain(value: Any) -> Any:
     if isinstance(value, Ref):
         return value.digest
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 

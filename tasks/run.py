@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from tasks import sources
 from tasks.connections import store, tracker
+from tasks.runners import states_of
 from tasks.settings import settings
 from tasks.stage import status_after
 from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
 from tinybert.refs import ModelRef, Ref, ReportRef
+from tinybert.training_config import LaunchConfig
 
 logger = logging.getLogger("tinybert")
 R = TypeVar("R")
@@ -63,19 +65,32 @@ class Run:
         Raises:
             Exception: Whatever the stage raised, after its retries.
         """
+        return self.map(task, [arguments], LaunchConfig())[0]
+
+    def map(self, task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: LaunchConfig) -> list[R]:
+        """Run a task once for each call, as one stage: here in turn, or on the Ray cluster of `launch`.
+
+        Raises:
+            Exception: Whatever the first of them to fail raised, after its retries.
+        """
         place = f"[{len(self.stages) + 1}/{self._planned}] {task.name}"
         logger.info("%s", place)
-        begun = time.monotonic()
-        state: Any = task(*arguments, return_state=True)
-        result: R = state.result()
-        cached = state.name == "Cached"
-        if cached and not _is_stored(result):
-            logger.info("%s  its cached output is gone from the store; computing it again", place)
-            result, cached = task.with_options(refresh_cache=True)(*arguments), False
-        seconds = time.monotonic() - begun
+        begun, cached, results = time.monotonic(), True, list[R]()
+        for number, state in enumerate(states_of(task, calls, launch), start=1):
+            results.append(state.result())
+            cached &= state.name == "Cached"
+            if len(calls) > 1:
+                logger.info("%s  shard %d of %d: %s", place, number, len(calls), state.name)
+        lost = [number for number, result in enumerate(results) if not _is_stored(result)]
+        if lost:
+            logger.info("%s  cached output is gone from the store; computing it again", place)
+            fresh = task.with_options(refresh_cache=True)
+            for number, state in zip(lost, states_of(fresh, [calls[n] for n in lost], launch), strict=True):
+                results[number] = state.result()
+        seconds, cached = time.monotonic() - begun, cached and not lost
         self.stages.append(StageTime(name=task.name, seconds=round(seconds, 2), cached=cached))
         logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
-        return result
+        return results
 
     def always(self, task: Task[..., R], *arguments: Any) -> R:
         """Run a task that is no stage: it is quick, is never cached, and is not counted."""

@@ -61,6 +61,8 @@ class OpenStage:
         self.run.set_tags({"output.uri": stored.uri, "output.digest": stored.digest})
         for picture in [*self.out.glob("*.png"), *self.out.glob("*.md"), *self.out.glob("manifest.json")]:
             self.run.log_file(picture)
+        for table in self.out.glob("examples.json"):
+            self.run.log_table(table)
         return result(metrics=metrics, **{field: ref(uri=stored.uri, digest=stored.digest)})
 
 
@@ -77,9 +79,10 @@ def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
     with FileLock(f"{directory}.lock"):
         run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
         try:
-            run.log_config(_Inputs(**{k: v for k, v in inputs.items() if not isinstance(v, Ref)}))
-            for role, ref in inputs.items():
-                if isinstance(ref, Ref):
+            refs = {role: found for role, value in inputs.items() if (found := _refs(value))}
+            run.log_config(_Inputs(**{k: v for k, v in inputs.items() if k not in refs}))
+            for role, found in refs.items():
+                for ref in found:
                     run.log_input(ref, role)
             stage = OpenStage(name, inputs, directory, run)
             with nullcontext() if _is_elsewhere(inputs) else mirrored(store(), key, resume_beside(stage.out)):
@@ -112,6 +115,11 @@ def run_stage(name: str, result: type[T], **inputs: Any) -> T:
 def status_after(error: BaseException) -> Literal["KILLED", "FAILED"]:
     """What an MLflow run has become by this exception."""
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | TerminationSignal) else "FAILED"
+
+
+def _refs(value: Any) -> list[Ref]:
+    """The refs that an input is, or is a list of."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Ref)]
 
 
 def _keep_evidence(run: TrackedRun, directory: Path) -> None:

@@ -1,5 +1,6 @@
 """A run as the stages see it: what they say is queued and told to MLflow when it answers."""
 
+import json
 import logging
 import math
 import time
@@ -75,6 +76,11 @@ class TrackedRun:
     def log_file(self, file: Path) -> None:
         """A small file as an artifact of the same name; the file may go away afterwards."""
         self._log_artifact(file.read_bytes(), file.name)
+
+    def log_table(self, file: Path) -> None:
+        """A table, as JSON of `columns` and `data`, that MLflow's pages show as one."""
+        self.log_file(file)
+        self.set_tags({"mlflow.loggedArtifacts": json.dumps([{"path": file.name, "type": "table"}])})
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set or replace tags."""

@@ -26,6 +26,7 @@ _KINDS: dict[Any, tuple[Callable[[str], Any], dict[str, Any]]] = {
     str: (str, {"metavar": "NAME"}),
     Kind: (str, {"choices": get_args(Kind)}),
     list[int] | None: (int, {"metavar": "N", "nargs": "*"}),
+    list[Path]: (Path, {"metavar": "PATH", "nargs": "*"}),
 }
 """How a stage's plain arguments are read; all others are paths."""
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -136,9 +137,10 @@ def _boxes(parameters: Parameters) -> dict[str, type[Form]]:
 def _plain(parameters: Parameters, given: argparse.Namespace) -> dict[str, Any]:
     names = [name for name in parameters if hasattr(given, name) and name != "out"]
     for name in names:
-        path = getattr(given, name)
-        if isinstance(path, Path) and not path.exists():
-            raise ConfigError(f"--{name}: no such file or directory: {path}")
+        value = getattr(given, name)
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and not path.exists():
+                raise ConfigError(f"--{name}: no such file or directory: {path}")
     return {name: getattr(given, name) for name in names}
 
 

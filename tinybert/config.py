@@ -8,10 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tinybert.form import Form
+from tinybert.augment_config import AugmentConfig, QualityConfig
+from tinybert.form import PIN, Form
 from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
-
-PIN = r"^(hub|file|s3|package|models):.+$"
 
 
 class DataConfig(Form):
@@ -168,27 +167,6 @@ class GeneralConfig(Form):
     """Training."""
 
 
-class AugmentConfig(Form):
-    """Data augmentation by Algorithm 1 of the paper."""
-
-    enabled: bool = True
-    """Off: task distillation sees the original rows only."""
-    vectors: str | None = Field(None, pattern=PIN)
-    """Word vectors (GloVe) for words of several pieces. Empty: such words stay."""
-    copies: int = Field(20, ge=1, le=100)
-    """Augmented copies per row (N). Time of both distillation stages grows in proportion."""
-    candidates: int = Field(15, ge=1, le=100)
-    """Words to choose from per position (K)."""
-    probability: float = Field(0.4, gt=0, le=1)
-    """Chance that an eligible word is replaced (p)."""
-    masking: Literal["grouped", "each"] = "grouped"
-    """each: one masked word per forward pass; grouped: several far-apart words per pass, several times faster."""
-    batch_tokens: int = Field(8192, ge=512)
-    """Tokens per forward pass. Raising it needs more memory."""
-    seed: int = Field(42, ge=0, le=2**31 - 1)
-    """Which words are replaced and by what."""
-
-
 class TargetsConfig(Form):
     """What the student imitates: the teacher's answers for every training row, computed once and kept."""
 
@@ -272,6 +250,8 @@ class DistillConfig(Form):
     """General distillation."""
     augment: AugmentConfig = AugmentConfig()
     """Data augmentation."""
+    quality: QualityConfig = QualityConfig()
+    """Which augmented copies are kept."""
     targets: TargetsConfig = TargetsConfig()
     """The teacher's answers."""
     layers: LayersConfig = LayersConfig()

@@ -13,8 +13,17 @@ from datasets import Dataset
 from tinybert.errors import DataError
 
 SPLITS = ("train", "validation")
-SCHEMA = pa.schema([("text", pa.string()), ("text_pair", pa.string()), ("label", pa.int64()), ("origin", pa.int64())])
-"""text_pair is null for single sentences; label counts from 0; origin is the row an augmented copy was made of."""
+SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("text_pair", pa.string()),
+        ("label", pa.int64()),
+        ("origin", pa.int64()),
+        ("made_by", pa.string()),
+    ]
+)
+"""text_pair is null for single sentences; label counts from 0; origin is the row an augmented copy was made of, made_by
+the recipe that made it, null for rows of the data themselves."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,9 @@ class RowWriter:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self.count = 0
 
-    def add(self, text: str, text_pair: str | None, label: int, origin: int) -> None:
+    def add(self, text: str, text_pair: str | None, label: int, origin: int, made_by: str | None = None) -> None:
         """Append one row."""
-        for name, value in zip(SCHEMA.names, (text, text_pair, label, origin), strict=True):
+        for name, value in zip(SCHEMA.names, (text, text_pair, label, origin, made_by), strict=True):
             self._columns[name].append(value)
         self.count += 1
         if self.count % 10_000 == 0:
@@ -75,13 +84,16 @@ class RowWriter:
 
 def describe_split(rows: Dataset, labels: list[str]) -> dict[str, Any]:
     """Row count, counts per label, and percentiles of the length in characters."""
-    counts = Counter(rows["label"])
-    lengths = [len(text) + len(pair or "") for text, pair in zip(rows["text"], rows["text_pair"], strict=True)]
-    percentiles = {f"p{p}": int(np.percentile(lengths, p)) for p in (5, 50, 95, 100)}
+    counts, lengths = Counter[int](), [np.zeros(0, np.int32)]
+    for batch in rows.iter(10_000):
+        counts.update(batch["label"])
+        sizes = (len(text) + len(pair or "") for text, pair in zip(batch["text"], batch["text_pair"], strict=True))
+        lengths.append(np.fromiter(sizes, np.int32))
+    joined = np.concatenate(lengths)
     return {
         "rows": len(rows),
         "labels": {name: counts[index] for index, name in enumerate(labels)},
-        "characters": percentiles,
+        "characters": {f"p{p}": int(np.percentile(joined, p)) for p in (5, 50, 95, 100)},
     }
 
 

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tinybert.attention_kind import AttentionShape, attention_kind
 from tinybert.config import MapConfig
 from tinybert.errors import ModelError
+from tinybert.gradients import graded
 from tinybert.layer_map import layer_weights
 from tinybert.learner import Learner
 from tinybert.losses import attention_loss, hidden_loss, relation_loss
@@ -18,7 +19,7 @@ from tinybert.precision import halve_linears
 from tinybert.progress import logger
 from tinybert.scoring import use_bf16
 from tinybert.states import StateCapture, States, model_inputs
-from tinybert.teacher_states import HIDDEN, TeacherStates, state_names
+from tinybert.teacher_states import TeacherStates, remembered_states, state_names
 
 PROJECTIONS = "projections.safetensors"
 """Kept beside a distilled student so that a later stage continues with them; the export leaves them out."""
@@ -108,7 +109,7 @@ class StateLearner(Learner):
         if getattr(student.base_model, "pooler", None) is not None:
             student.base_model.pooler.requires_grad_(False)
         self.projections = Projections(own.width, other.width, layers=len(mapped), kind=config.projection)
-        self._config = config
+        self._config, self._mapped = config, mapped
         self._student_states = StateCapture(student, range(len(mapped) + 1), self.attention.kind)
         self._teacher: tuple[TeacherStates, ...] = ()  # a tuple keeps it out of parameters()
         if teacher is not taught_by:
@@ -132,32 +133,41 @@ class StateLearner(Learner):
         }
         return {"loss": _sum(weights[name] * term for name, term in terms.items()), **terms}
 
-    def _taught(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _taught(self, batch: dict[str, Tensor]) -> States:
         names = state_names(self.attention.kind)
         if all(name in batch for name in names):
-            return {name: batch[name] for name in names}
+            return remembered_states(batch, self._mapped, self.attention.kind)
         if not self._teacher:
             raise ModelError(
                 f"the batch has {', '.join(batch)}, but not the teacher's states, {' and '.join(names)}, and there "
                 "is no teacher to compute them; give StateLearner the teacher, or batches with its states"
             )
-        states: dict[str, Tensor] = self._teacher[0](**batch)
-        return states
+        return self._teacher[0].states(batch)
 
-    def _terms(self, student: States, taught: dict[str, Tensor], mask_BL: Tensor) -> dict[str, Tensor]:
+    def _terms(self, student: States, taught: States, mask_BL: Tensor) -> dict[str, Tensor]:
+        """Takes the states out, layer by layer: at no time is more in memory than the losses to come will read."""
         hidden = [
-            hidden_loss(self.projections(student.hidden[m], m), taught[HIDDEN][:, m], mask_BL)
-            for m in range(len(self._layer_weights) + 1)
+            self._hidden_loss(student.hidden.pop(m), taught.hidden.pop(layer), mask_BL, m)
+            for m, layer in enumerate((0, *self._mapped))
         ]
         terms = {"embedding_loss": hidden[0], "hidden_loss": self._weigh(hidden[1:])}
-        if self.attention.kind == "scores":
-            pairs = zip(student.scores.values(), taught["teacher_scores"].unbind(1), strict=True)
-            terms["attention_loss"] = self._weigh(attention_loss(own, other, mask_BL) for own, other in pairs)
-        if self.attention.kind == "relations":
-            pairs = zip(student.relations.values(), taught["teacher_relations"].unbind(1), strict=True)
-            heads = self.attention.relation_heads
-            terms["attention_loss"] = self._weigh(relation_loss(own, other, mask_BL, heads) for own, other in pairs)
+        if self.attention.kind != "hidden":
+            own, other = (getattr(states, self.attention.kind) for states in (student, taught))
+            layers = enumerate(self._mapped, start=1)
+            terms["attention_loss"] = self._weigh(
+                self._attention_loss(own.pop(m), other.pop(layer), mask_BL) for m, layer in layers
+            )
         return terms
+
+    def _hidden_loss(self, student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor, m: int) -> Tensor:
+        return graded(lambda own: hidden_loss(own, teacher_BLD, mask_BL), self.projections(student_BLD, m))
+
+    def _attention_loss(self, student: Tensor, teacher: Tensor, mask_BL: Tensor) -> Tensor:
+        """Of scores (B, H, L, L) or relations (B, 3, L, D)."""
+        if self.attention.kind == "scores":
+            return graded(lambda own: attention_loss(own, teacher, mask_BL), student)
+        heads = self.attention.relation_heads
+        return graded(lambda own: relation_loss(own, teacher, mask_BL, heads), student)
 
     def _weigh(self, terms: Iterable[Tensor]) -> Tensor:
         return _sum(weight * term for weight, term in zip(self._layer_weights, terms, strict=True))

@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+PIN = r"^(hub|file|s3|package|models):.+$"
+"""A source URI."""
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "array": "list"}
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 

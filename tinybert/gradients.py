@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,35 @@ def clip_gradients(parameters: list[nn.Parameter], longest: float) -> Tensor:
     if norm > longest:
         torch._foreach_mul_(gradients, longest / (norm + 1e-6))
     return norm
+
+
+def graded(loss: Callable[[Tensor], Tensor], student: Tensor) -> Tensor:
+    """A loss whose gradient is computed at once, so that what else it was computed from need not be kept for it.
+
+    The gradient is scaled where the backward pass arrives: exactly, if by a power of two.
+
+    Args:
+        loss: Gives a scalar.
+        student: What it is the loss of; nothing else gets a gradient.
+    """
+    if not (torch.is_grad_enabled() and student.requires_grad) or torch.compiler.is_compiling():
+        return loss(student)
+    value: Tensor = _Graded.apply(student, loss)
+    return value
+
+
+class _Graded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = student.detach().requires_grad_()
+        with torch.enable_grad():
+            value = loss(leaf)
+        ctx.save_for_backward(*torch.autograd.grad(value, leaf))
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * slope, None
 
 
 class SliceSize:

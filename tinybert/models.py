@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -12,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tinybert.scoring import device
+from tinybert.scoring import device, use_bf16
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -25,6 +26,29 @@ def load_encoder(directory: Path) -> PreTrainedModel:
     """The encoder of a model directory, any head left out, on this machine's device."""
     model: PreTrainedModel = AutoModel.from_pretrained(directory, use_safetensors=True, dtype=torch.float32)
     return model.to(device())
+
+
+def load_teacher(directory: Path, layers: int, precision: str = "fp32") -> PreTrainedModel:
+    """An encoder to learn from: frozen, in eval mode, on this machine's device.
+
+    `from_pretrained` maps the file into memory. Weights are copied out of the map one by one, linear layers straight to
+    their precision, and what is not needed is never read.
+
+    Args:
+        directory: Of a model, any head left out.
+        layers: How many of its layers, the first ones, there shall be.
+        precision: auto, bf16 or fp32. Where it means bf16, linear layers are in bf16, as
+            `tinybert.precision.halve_linears` has them.
+    """
+    model: PreTrainedModel = AutoModel.from_pretrained(
+        directory, use_safetensors=True, dtype=torch.float32, num_hidden_layers=layers
+    )
+    halved = use_bf16(device(), precision)
+    for module in model.modules():
+        dtype = torch.bfloat16 if halved and isinstance(module, nn.Linear) else torch.float32
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(parameter.to(dtype, copy=True), requires_grad=False))
+    return model.eval().to(device())
 
 
 def load_classifier(directory: Path, labels: list[str] | None = None) -> PreTrainedModel:

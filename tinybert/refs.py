@@ -28,6 +28,10 @@ class DatasetRef(Ref):
     """A prepared task data set (`tinybert.data`)."""
 
 
+class CopiesRef(Ref):
+    """Augmented copies of some rows of a task data set (`tinybert.augmentation.shards`)."""
+
+
 class CorpusRef(Ref):
     """A tokenised, packed corpus (`tinybert.corpus`)."""
 
@@ -64,6 +68,12 @@ class DatasetResult(StageResult):
     """A stage that made a task data set."""
 
     dataset: DatasetRef
+
+
+class CopiesResult(StageResult):
+    """A stage that made copies."""
+
+    copies: CopiesRef
 
 
 class CorpusResult(StageResult):

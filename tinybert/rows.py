@@ -83,6 +83,8 @@ class TaskRows(Rows):
     teacher: TeacherCache | None = None
     wanted: tuple[str, ...] = ()
     """What of the teacher goes into a batch: "logits", "states"."""
+    places: Indices | None = None
+    """Where the teacher's answer for each row stands; None: in the place of the row."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:  # type: ignore[override]
@@ -97,13 +99,15 @@ class TaskRows(Rows):
         batch = self.table.inputs(rows)
         batch["labels"] = torch.from_numpy(self.labels[rows])
         if self.teacher is not None:
-            batch |= self.teacher.batch(rows, batch["input_ids"].shape[1], self.wanted)
+            answered = rows if self.places is None else self.places[rows]
+            batch |= self.teacher.batch(answered, batch["input_ids"].shape[1], self.wanted)
         return batch
 
 
 def task_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskRows:
     """Tokenise the rows of a split."""
-    return TaskRows(TokenTable(rows, tokenizer, max_length), np.asarray(rows["label"]))
+    labels = np.asarray(rows.with_format("numpy")["label"][:])
+    return TaskRows(TokenTable(rows, tokenizer, max_length), labels)
 
 
 def imitation_rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, teacher: TeacherCache, *wanted: str) -> TaskRows:
@@ -112,12 +116,12 @@ def imitation_rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, teacher: 
     Args:
         task: Task data set.
         tokenizer: The student's.
-        teacher: Answers for these very rows.
+        teacher: Answers for these rows, in whatever order, and maybe for others.
         *wanted: "logits", "states".
 
     Raises:
-        DataError: The answers belong to other rows.
+        DataError: Rows without an answer.
     """
     rows = task.rows("train")
-    teacher.check(row_keys(rows, task.max_length))
-    return replace(task_rows(rows, tokenizer, task.max_length), teacher=teacher, wanted=wanted)
+    places = teacher.places(row_keys(rows, task.max_length))
+    return replace(task_rows(rows, tokenizer, task.max_length), teacher=teacher, wanted=wanted, places=places)

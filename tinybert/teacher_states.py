@@ -3,6 +3,7 @@
 Shapes: B batch, K mapped layers, L length, H heads, D width.
 """
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinybert.attention_kind import Kind
-from tinybert.states import StateCapture, model_inputs, transformer_layers
+from tinybert.states import StateCapture, States, model_inputs, transformer_layers
 
 HIDDEN = "teacher_hidden"
 ATTENTION = {"scores": "teacher_scores", "relations": "teacher_relations"}
@@ -51,20 +52,36 @@ class TeacherStates(nn.Module):
         """The teacher stays in eval mode whatever is asked."""
         return super().train(False)
 
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+    def states(self, batch: Mapping[str, Tensor]) -> States:
         """The states of a batch (input_ids, attention_mask and so on), computed where the batch lies.
 
-        Returns:
-            teacher_hidden (B, K + 1, L, D), first the embedding, then the mapped layers, and teacher_scores
-            (B, K, H, L, L) or teacher_relations (B, K, 3, L, D), which are queries, keys and values.
+        They are named by the teacher's layers: 0, the embedding, and the mapped ones.
         """
         where = batch["input_ids"].device
         if self.encoder.device != where:
             self.encoder.to(where)
         with torch.no_grad(), self._capture.capturing() as states:
             self.encoder(**model_inputs(self.encoder, batch))
+        return states
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The same as tensors of a batch.
+
+        Returns:
+            teacher_hidden (B, K + 1, L, D), first the embedding, then the mapped layers, and teacher_scores
+            (B, K, H, L, L) or teacher_relations (B, K, 3, L, D), which are queries, keys and values.
+        """
+        states = self.states(batch)
         captured = {HIDDEN: torch.stack([states.hidden[layer] for layer in (0, *self._mapped)], dim=1)}
         if self._kind != "hidden":
-            by_layer = states.scores if self._kind == "scores" else states.relations
+            by_layer = getattr(states, self._kind)
             captured[ATTENTION[self._kind]] = torch.stack([by_layer[layer] for layer in self._mapped], dim=1)
         return captured
+
+
+def remembered_states(batch: Mapping[str, Tensor], mapped: list[int], kind: Kind) -> States:
+    """The states that `TeacherStates.forward` once gave, from a batch that brings them."""
+    states = States(hidden=dict(zip((0, *mapped), batch[HIDDEN].unbind(1), strict=True)))
+    if kind != "hidden":
+        setattr(states, kind, dict(zip(mapped, batch[ATTENTION[kind]].unbind(1), strict=True)))
+    return states

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,8 @@ STAGES = [
     "baseline",
     "general",
     "augment",
+    "gather",
+    "screen",
     "layers",
     "logits",
     "evaluate",
@@ -72,3 +75,25 @@ def test_an_input_that_does_not_exist(tmp_path, capsys):
         main(prepare.run, ["--source", "/nowhere", "--out", str(tmp_path), "--set", "source=file:x"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: --source: no such file or directory: /nowhere\n"
+
+
+def joined(*, parts: list[Path], out: Path, on_metrics) -> dict[str, float]:
+    """Counts its parts."""
+    (out / "names").write_text(" ".join(part.name for part in parts))
+    return {"parts": float(len(parts))}
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["b", "a"]])
+def test_a_list_of_paths(tmp_path, capsys, names):
+    for name in names:
+        (tmp_path / name).mkdir()
+    main(joined, ["--parts", *(str(tmp_path / name) for name in names), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out == f"parts  {len(names)}\n"
+    assert (tmp_path / "out" / "names").read_text() == " ".join(names)
+
+
+def test_one_of_several_paths_does_not_exist(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(joined, ["--parts", str(tmp_path), "/nowhere", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --parts: no such file or directory: /nowhere\n"

@@ -1,12 +1,13 @@
 """Slices of a batch, and what happens when one of them does not fit into memory."""
 
 import json
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from tinybert.gradients import SliceSize, batch_rows, clip_gradients, out_of_memory, slices
+from tinybert.gradients import SliceSize, batch_rows, clip_gradients, graded, out_of_memory, slices
 
 
 def test_slices_are_the_batch_cut_along_its_rows():
@@ -98,3 +99,42 @@ def test_clipping_is_torchs_own(longest):
     for mine, theirs in zip(own[:2], other[:2], strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
     assert own[2].grad is None
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.25])
+def test_a_loss_graded_at_once_has_its_gradient(slope):
+    torch.manual_seed(0)
+    own, other = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+
+    def loss(student):
+        return (student.bfloat16() - other).square().mean()
+
+    expected = loss(own.exp())
+    value = graded(loss, own.exp())
+    assert torch.equal(value, expected)
+    (expected * slope).backward()
+    gradient, own.grad = own.grad, None
+    (value * slope).backward()
+    assert torch.equal(own.grad, gradient)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_loss_graded_at_once_keeps_nothing_else(at_once):
+    own, other = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    kept = weakref.ref(other)
+
+    def loss(student, other=other):
+        return nn.functional.mse_loss(student, other)
+
+    value = graded(loss, own.exp()) if at_once else loss(own.exp())
+    del loss, other
+    assert (kept() is None) == at_once
+    value.backward()
+    assert own.grad is not None
+
+
+def test_where_no_gradient_is_wanted_none_is_computed():
+    own = torch.ones(3, requires_grad=True)
+    assert not graded(torch.sum, own.detach()).requires_grad
+    with torch.no_grad():
+        assert not graded(torch.sum, own).requires_grad

@@ -24,13 +24,7 @@ from transformers import (
 
 from tinybert.checks import has_mlm_head
 from tinybert.errors import ModelError
-from tinybert.masked_lm import (
-    MaskedText,
-    WordPredictor,
-    masked_logits,
-    max_tokens,
-    whole_words,
-)
+from tinybert.masked_lm import masked_logits, max_tokens, whole_words
 
 SHAPE = {
     "vocab_size": 40,
@@ -143,19 +137,3 @@ def test_whole_words_of_byte_level_pieces():
         tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", mask_token="<mask>"
     )
     assert sorted(whole_words(tokenizer).values()) == ["film", "good", "\u00e9t\u00e9"]
-
-
-def test_a_tokenizer_without_mask_is_refused():
-    inner = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    with pytest.raises(ModelError, match="no mask token"):
-        WordPredictor(BERT[0](BERT[1]), PreTrainedTokenizerFast(tokenizer_object=inner))
-
-
-def test_literal_masks_and_cut_off_masks_get_no_words():
-    tokenizer = BertTokenizer(vocab={token: at for at, token in enumerate(TOKENS)})
-    predictor = WordPredictor(BERT[0](BERT[1]), tokenizer)
-    texts = [MaskedText("[MASK] good [MASK]", None, (False, True)), MaskedText("good " * 40 + "[MASK]", None, (True,))]
-    found = predictor.fill(texts, 3, 512)
-    assert [len(masks) for masks in found] == [1, 1]
-    assert len(found[0][0]) == 3
-    assert found[1] == [[]]

@@ -50,6 +50,30 @@ def test_the_split_depends_on_the_seed_alone(run, tmp_path):
     assert run(source, seed=2)[1].rows("validation")["text"][:] != first
 
 
+def test_rows_keep_the_order_of_the_source(run, tmp_path):
+    _, data = run(rows_csv(tmp_path / "a.csv", many(60)), validation_share=0.4, rows=20, validation_rows=10)
+    for split, count in (("train", 20), ("validation", 10)):
+        numbers = [int(text.split()[-1]) for text in data.rows(split)["text"]]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == count
+
+
+def test_rows_that_are_added_or_moved_leave_the_split_nearly_as_it_was(run, tmp_path):
+    held_out = set(run(rows_csv(tmp_path / "a.csv", many(500)))[1].rows("validation")["text"])
+    grown = set(run(rows_csv(tmp_path / "b.csv", many(510)[::-1]))[1].rows("validation")["text"])
+    assert (len(held_out), len(grown)) == (50, 51)
+    assert len(held_out - grown) <= 3
+    sample = set(run(tmp_path / "a.csv", rows=100)[1].rows("train")["text"])
+    assert len(sample - set(run(tmp_path / "b.csv", rows=100)[1].rows("train")["text"])) <= 5
+
+
+def test_a_label_of_one_row_stays_in_a_sample(run, tmp_path):
+    train = rows_csv(tmp_path / "train.csv", [*many(100), "alone,odd"])
+    held_out = rows_csv(tmp_path / "dev.csv", ["one,good", "two,bad", "three,odd"])
+    _, data = run(train, held_out, rows=10)
+    assert data.manifest["splits"]["train"]["labels"] == {"bad": 5, "good": 4, "odd": 1}
+
+
 def test_numbers_get_their_names(run, tmp_path):
     _, data = run(rows_csv(tmp_path / "a.csv", many(10, ("0", "1"))), labels=["negative", "positive"])
     named = dict(zip(data.rows("train")["text"], data.rows("train")["label"], strict=True))

@@ -1,6 +1,8 @@
 """Tokenised rows: what the tokenizer itself would have given, batch by batch."""
 
+import json
 import string
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizer
 
 from tinybert import rows as module
-from tinybert.rows import TaskRows, TokenTable, task_rows
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.errors import DataError
+from tinybert.rows import TaskRows, TokenTable, imitation_rows, task_rows
 from tinybert.samples import sentences
+from tinybert.teacher_cache import StateShape, TeacherCache, row_keys
 
 TEXTS = [text for text, _ in sentences()[::7]]
 PAIRS = ["boring", "a truly boring camera , I say", "the cast", "moving"]
@@ -85,3 +90,62 @@ def test_the_table_leaves_no_file_behind(smoke_material, tmp_path, monkeypatch):
     table = TokenTable(dataset(TEXTS), tokenizer, 64)
     assert not list(tmp_path.iterdir())
     assert_same(table.inputs(np.array([0, 1])), expected(tokenizer, TEXTS[:2], None, 64))
+
+
+# The teacher's answers ------------------------------------------------------------------------------------------------
+
+
+def write_data(directory, texts):
+    directory.mkdir()
+    for split in ("train", "validation"):
+        with RowWriter(directory / f"{split}.arrow") as writer:
+            for number, (text, pair) in enumerate(texts):
+                writer.add(text, pair, len(text) % 2, number)
+    write_manifest(directory, ["bad", "good"], 16)
+    return TaskData(directory)
+
+
+def write_answers(directory, task, tokenizer, numbers):
+    """Answers with states, as the stage `targets` writes them; a row's are drawn from its number."""
+    directory.mkdir()
+    table, shape = task_rows(task.rows("train"), tokenizer, task.max_length), StateShape("scores", (2,), 4, 2)
+    np.save(directory / "keys.npy", row_keys(task.rows("train"), task.max_length))
+    np.save(directory / "lengths.npy", table.lengths)
+    np.save(directory / "logits.npy", np.array([[number, -number] for number in numbers], np.float32))
+    sizes = shape.numbers(table.lengths).tolist()
+    states = [
+        torch.randn(size, generator=torch.Generator().manual_seed(number))
+        for size, number in zip(sizes, numbers, strict=True)
+    ]
+    torch.cat(states).to(torch.bfloat16).view(torch.int16).numpy().tofile(directory / "states.bin")
+    (directory / "manifest.json").write_text(json.dumps({"rows": len(numbers), "states": asdict(shape)}))
+    return TeacherCache(directory)
+
+
+@pytest.mark.parametrize("numbers", [[0, 2, 3, 6], [7, 6, 5, 4, 3, 2, 1, 0], [5, 1, 5], list(range(8))])
+def test_answers_for_more_rows_serve_some_of_them_in_any_order(smoke_material, tmp_path, numbers):
+    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
+    texts = [(TEXTS[n], PAIRS[n % 4]) for n in range(8)]
+    all_rows, some = write_data(tmp_path / "all", texts), write_data(tmp_path / "some", [texts[n] for n in numbers])
+    for_all = write_answers(tmp_path / "for_all", all_rows, tokenizer, range(8))
+    made_for_some = write_answers(tmp_path / "for_some", some, tokenizer, numbers)
+    served, expected = (
+        imitation_rows(some, tokenizer, cache, "logits", "states") for cache in (for_all, made_for_some)
+    )
+    assert (served.places is None) == (numbers == list(range(8)))
+    assert expected.places is None
+    for chosen in (np.arange(len(numbers)), np.array([2, 0]), np.array([1])):
+        batch, wanted = (rows.batch(chosen, torch.Generator()) for rows in (served, expected))
+        assert batch.keys() == wanted.keys() >= {"input_ids", "labels", "teacher_logits", "teacher_scores"}
+        for name in wanted:
+            assert torch.equal(batch[name], wanted[name]), name
+        assert batch["teacher_logits"][:, 0].tolist() == [numbers[n] for n in chosen]
+
+
+def test_rows_that_the_teacher_was_not_asked_about_are_refused(smoke_material, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
+    texts = [(text, None) for text in TEXTS[:6]]
+    asked, wanted = write_data(tmp_path / "asked", texts[:4]), write_data(tmp_path / "wanted", texts[1:])
+    cache = write_answers(tmp_path / "answers", asked, tokenizer, range(4))
+    with pytest.raises(DataError, match="the teacher answered 4 other rows; 2 of 5 training rows are not among them"):
+        imitation_rows(wanted, tokenizer, cache, "logits")

@@ -21,6 +21,7 @@ from tinybert.config import (
     LogitsConfig,
     MapConfig,
     MlmConfig,
+    QualityConfig,
     StudentConfig,
     TargetsConfig,
 )
@@ -35,11 +36,13 @@ from tinybert.stages import (
     evaluate,
     export,
     fine_tune,
+    gather,
     general,
     layers,
     logits,
     mlm,
     prepare,
+    screen,
     targets,
 )
 from tinybert.training_config import OptimConfig, SelectionConfig
@@ -73,9 +76,14 @@ def made(smoke_material, tmp_path_factory):
     shape = {"student": STUDENT, "layer_map": MapConfig()}
     start = make("general", general, corpus=packed, teacher=teacher, **shape, config=GeneralConfig(optim=OPTIM))
     augmenting = AugmentConfig(copies=2, candidates=4)
-    more = make("augment", augment, data=data, model=adapted, vectors=vectors, config=augmenting)
+    copies = [
+        make(f"augment {shard}", augment, data=data, model=adapted, vectors=vectors, config=augmenting, **place)
+        for shard, place in enumerate([{"shard": 0, "shards": 2}, {"shard": 1, "shards": 2}])
+    ]
+    more = make("gather", gather, data=data, copies=copies, config=QualityConfig())
     said = make("targets", targets, data=more, teacher=tuned, config=TargetsConfig(states_gb=1), mapped=[2, 4])
-    taught = {"data": more, "teacher": tuned, "targets": said}
+    kept = make("screen", screen, data=more, targets=said, config=QualityConfig())
+    taught = {"data": kept, "teacher": tuned, "targets": said}
     inner = LayersConfig(optim=OPTIM)
     middle = make("layers", layers, **taught, student=start, layer_map=MapConfig(), config=inner)
     outer = LogitsConfig(optim=OptimConfig(epochs=4, batch_size=8, learning_rate=3e-3))
@@ -256,10 +264,11 @@ def test_a_student_cut_out_of_the_teacher_brings_the_way_back_as_projections(smo
 
 def test_augmentation_adds_copies_of_training_rows_only(made):
     outputs, metrics = made
-    before, after = TaskData(outputs["prepare"]), TaskData(outputs["augment"])
+    before, after = TaskData(outputs["prepare"]), TaskData(outputs["screen"])
     originals, rows = before.rows("train"), after.rows("train")
-    assert metrics["augment"]["asked"] == 2 * len(originals)
-    assert metrics["augment"]["copies"] == len(rows) - len(originals) > 0.5 * metrics["augment"]["asked"]
+    asked = metrics["augment 0"]["asked"] + metrics["augment 1"]["asked"]
+    assert asked == 2 * len(originals) == metrics["screen"]["asked"]
+    assert metrics["screen"]["kept"] == len(rows) - len(originals) > 0.3 * asked
     assert rows[: len(originals)]["text"] == originals["text"][:]
     labels = dict(zip(originals["origin"], originals["label"], strict=True))
     texts = dict(zip(originals["origin"], originals["text"], strict=True))

@@ -262,6 +262,6 @@ def test_answers_serve_the_rows_they_were_made_of(make, teacher, tmp_path):
     }
     assert batch["teacher_hidden"].shape[2] == batch["input_ids"].shape[1]
     assert torch.equal(batch["teacher_logits"], torch.from_numpy(cache.logits[[2, 0]]))
-    other = TaskData(write_data(tmp_path / "other", TEXTS[1:]))
-    with pytest.raises(DataError, match=f"the teacher answered {len(TEXTS)} other rows; there are {len(TEXTS) - 1} "):
+    other = TaskData(write_data(tmp_path / "other", [*TEXTS[1:], ("a row of its own", None)]))
+    with pytest.raises(DataError, match=f"{len(TEXTS)} other rows; 1 of {len(TEXTS)} training rows are not among them"):
         imitation_rows(other, tokenizer, cache, "logits")

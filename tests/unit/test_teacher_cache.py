@@ -1,5 +1,6 @@
 """The teacher's answers on the disk: where each row's numbers lie, and which rows they belong to."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -30,6 +31,16 @@ def test_a_key_tells_what_the_teacher_reads():
     assert (row_keys(rows, 64) == keys).all()
     assert (row_keys(rows, 65) != keys).any(axis=1).all()  # cut elsewhere, it is another row
     assert (row_keys(dataset("a"), 64) == keys[1]).all()  # whichever data set it stands in
+
+
+def test_keys_do_not_depend_on_the_chunks_they_are_made_in(monkeypatch):
+    rows = dataset(*"abcde", ("f", "g"))
+    whole = row_keys(rows, 64)
+    monkeypatch.setattr("tinybert.teacher_cache.CHUNK", 2)
+    assert (row_keys(rows, 64) == whole).all()
+    # The second row's by hand: what stands in stores was made so.
+    by_hand = hashlib.blake2b(b'["b", null, 64]', digest_size=16).digest()
+    assert whole[1].tobytes() == by_hand
 
 
 def test_keys_of_no_rows():
@@ -145,3 +156,27 @@ def test_answers_for_other_rows_are_refused(cache):
         cache.check(row_keys(dataset("b", "a a", "c c c"), 64))  # the same in another order
     with pytest.raises(DataError, match=refused.format(3)):
         cache.check(row_keys(dataset("a a", "b", "c c c"), 32))
+
+
+@pytest.mark.parametrize(
+    ("texts", "places"),
+    [
+        (["a a", "b", "c c c"], None),  # the cache's own rows
+        (["a a", "b"], [0, 1]),
+        (["c c c", "a a", "b"], [2, 0, 1]),
+        (["b", "b"], [1, 1]),
+        ([], []),
+    ],
+)
+def test_places_of_rows_that_are_among_those_answered(cache, texts, places):
+    found = cache.places(row_keys(dataset(*texts), 64))
+    assert (found if found is None else found.tolist()) == places
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "missing"), [(["b", "d", "e"], 64, 2), (["a a", "b", "c c c"], 32, 3), (["d"] * 4, 64, 4)]
+)
+def test_rows_without_an_answer_are_refused(cache, texts, length, missing):
+    refused = f"the teacher answered 3 other rows; {missing} of {len(texts)} training rows are not among them. Run the"
+    with pytest.raises(DataError, match=refused):
+        cache.places(row_keys(dataset(*texts), length))

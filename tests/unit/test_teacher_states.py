@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tinybert.states import StateCapture
-from tinybert.teacher_states import TeacherStates, state_names
+from tinybert.teacher_states import TeacherStates, remembered_states, state_names
 
 SHAPE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 30}
 DISTIL = {"vocab_size": 50, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 30}
@@ -72,6 +72,16 @@ def test_tensors_are_the_states_of_the_whole_teacher(build, kind, name, shape):
         for place, layer in enumerate((1, 3)):
             assert torch.equal(tensors[name][:, place], getattr(expected, kind)[layer])
     assert not any(tensor.requires_grad for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["scores", "relations", "hidden"])
+def test_remembered_states_are_those_that_were_given(build, kind):
+    teacher = TeacherStates(build(), [1, 3], kind)
+    states, remembered = teacher.states(BATCH), remembered_states(teacher(**BATCH), [1, 3], kind)
+    for part, layers in (("hidden", [0, 1, 3]), ("scores", [1, 3]), ("relations", [1, 3])):
+        by_layer, again = getattr(states, part), getattr(remembered, part)
+        assert sorted(by_layer) == sorted(again) == (layers if part in ("hidden", kind) else [])
+        assert all(torch.equal(by_layer[layer], again[layer]) for layer in by_layer)
 
 
 def test_what_no_state_needs_is_cut_off(build):

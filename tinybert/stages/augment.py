@@ -1,21 +1,38 @@
-"""Data augmentation by Algorithm 1 of the paper: the original rows, and copies with words replaced."""
+"""Data augmentation of one shard of the training rows: Algorithm 1 of the paper, and nlpaug's recipes."""
 
-import shutil
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import AutoModelForMaskedLM
 
 from tinybert import vectors as word_vectors
-from tinybert.augmentation import augment
+from tinybert.augment_config import AugmentConfig
+from tinybert.augmentation.candidates import Proposer
+from tinybert.augmentation.copies import CHUNK, changed_sides, copies_for, draw
+from tinybert.augmentation.recipes import Recipes
+from tinybert.augmentation.shards import (
+    CANDIDATES,
+    COPIES,
+    CandidateWriter,
+    Keys,
+    KnownCandidates,
+    Sides,
+    rows_of_shard,
+)
+from tinybert.augmentation.words import Language, language
 from tinybert.cli import main
-from tinybert.config import AugmentConfig
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import RowWriter, TaskData
 from tinybert.models import load_tokenizer
 from tinybert.progress import OnMetrics, Progress
 from tinybert.resume import resume_beside
 from tinybert.scoring import device
+from tinybert.teacher_cache import row_keys
+
+PAPER = "paper"
+"""Name of Algorithm 1 among the recipes."""
 
 
 def run(
@@ -26,55 +43,149 @@ def run(
     out: Path,
     on_metrics: OnMetrics,
     vectors: Path | None = None,
+    thesaurus: Path | None = None,
+    translator: Path | None = None,
+    back_translator: Path | None = None,
+    shard: int = 0,
+    shards: int = 1,
+    previous: Path | None = None,
 ) -> dict[str, float]:
-    """Augment the training rows; the validation rows stay as they are.
+    """Make the copies of one shard.
 
     Args:
         data: Prepared task data set (`tinybert.data`).
         model: Masked language model that proposes words of one piece.
-        config: Copies, candidates, probability.
-        out: Directory to write, in the same layout; a copy's `origin` is the row it was made of.
+        config: Copies, candidates, probability, recipes.
+        out: Directory to write (see `tinybert.augmentation.shards`); a copy's `origin` is its row's place in the data.
         on_metrics: Told the counts.
         vectors: Word vectors that propose the other words.
+        thesaurus: Synonyms of the recipe `synonym`.
+        translator: Model of the recipe `back_translation`.
+        back_translator: The other one.
+        shard: Which, from 0.
+        shards: Of how many.
+        previous: An earlier output for the same model, vectors and form: candidates that stand there are used again.
 
     Returns:
-        rows, copies, asked (copies that were wanted), leaks (copies dropped for standing in validation).
+        rows, copies, asked (copies that were wanted), proposed and reused (rows whose candidates were looked for, or
+        known).
     """
-    task = TaskData(data)
-    train = task.rows("train")
-    known = word_vectors.load(vectors, resume_beside(out)) if vectors else None
-    proposer = AutoModelForMaskedLM.from_pretrained(model, use_safetensors=True, dtype=torch.float32).to(device())
-    progress = Progress("augment", len(train), unit="row")
-    pairs = list(train["text_pair"]) if train[0]["text_pair"] is not None else None
-    copies = augment(
-        list(train["text"]),
-        pairs,
-        proposer,
-        load_tokenizer(model),
-        known,
-        config,
-        on_progress=lambda done, _: progress.update(done),
-    )
-    held_out = _sentences(task.rows("validation"))
-    labels, leaks = train["label"], 0
-    with RowWriter(out / "train.arrow") as writer:
-        for row in train:
-            writer.add(row["text"], row["text_pair"], row["label"], row["origin"])
-        for copy in copies:
-            if (copy.text, copy.text_pair) in held_out:
-                leaks += 1
-                continue
-            writer.add(copy.text, copy.text_pair, labels[copy.row], train[copy.row]["origin"])
-    shutil.copyfile(data / "validation.arrow", out / "validation.arrow")
-    write_manifest(out, task.labels, task.max_length, original_rows=len(train), dropped={"leaks": leaks})
-    counts = {"rows": len(train), "copies": writer.count - len(train), "leaks": leaks}
-    metrics = {name: float(value) for name, value in {**counts, "asked": len(train) * config.copies}.items()}
+    task, spoken = TaskData(data), language(config.language)
+    rows = task.rows("train")
+    keys = row_keys(rows, task.max_length)
+    mine = rows_of_shard(keys, shard, shards)
+    config = config.model_copy(update={"copies": copies_for(len(rows), config.copies)})
+    candidates = _CandidateSource(model, vectors, resume_beside(out), config, spoken, previous)
+    recipes = Recipes(config.recipes, config.seed, spoken, model, thesaurus, translator, back_translator)
+    copier = _Copier(config, spoken, candidates, recipes)
+    progress = Progress(f"augment {shard + 1}/{shards}" if shards > 1 else "augment", len(mine), unit="row")
+    made = Counter[str]()
+    with RowWriter(out / COPIES) as writer, CandidateWriter(out / CANDIDATES) as kept:
+        for start in range(0, len(mine), CHUNK):
+            chunk = mine[start : start + CHUNK]
+            batch = rows[chunk]
+            for place, kind, text, pair in copier.copies(batch["text"], batch["text_pair"], keys[chunk], kept):
+                writer.add(text, pair, batch["label"][place], int(chunk[place]), kind)
+                made[kind] += 1
+            progress.update(start + len(chunk))
+    asked = _asked(config, len(mine))
+    described = {"rows": len(mine), "asked": dict(asked), "made": {kind: made[kind] for kind in asked}}
+    (out / "manifest.json").write_text(json.dumps(described, indent=1) + "\n")
+    counts = {"rows": len(mine), "copies": writer.count, "asked": asked.total()}
+    counts |= {"proposed": candidates.proposed, "reused": candidates.reused}
+    metrics = {name: float(value) for name, value in counts.items()}
     on_metrics(metrics, 0)
     return metrics
 
 
-def _sentences(rows: Dataset) -> set[tuple[str, str | None]]:
-    return set(zip(rows["text"], rows["text_pair"], strict=True))
+def _asked(config: AugmentConfig, rows: int) -> Counter[str]:
+    """Copies wanted of each recipe."""
+    asked = Counter({PAPER: (config.copies or 0) * rows})
+    for recipe in config.recipes:
+        asked[recipe.kind] += recipe.copies * rows
+    return +asked
+
+
+class _CandidateSource:
+    """Candidates of rows, taken from an earlier run or found now; the models are loaded when the first is missing."""
+
+    def __init__(
+        self,
+        model: Path,
+        vectors: Path | None,
+        cache: Path,
+        config: AugmentConfig,
+        language: Language,
+        previous: Path | None,
+    ) -> None:
+        self._model, self._vectors, self._cache = model, vectors, cache
+        self._config, self._language = config, language
+        self._known = KnownCandidates(previous)
+        self._proposer: Proposer | None = None
+        self.proposed = self.reused = 0
+
+    def find(self, texts: Sequence[str], pairs: Sequence[str] | None, keys: Keys, sides: int) -> list[Sides]:
+        """For each row, for each of so many sides, the candidates of its eligible words."""
+        known = self._known.find(keys, sides)
+        missing = [place for place, row in enumerate(known) if row is None]
+        self.proposed += len(missing)
+        self.reused += len(known) - len(missing)
+        if missing:
+            asked = [texts[place] for place in missing]
+            beside = [pairs[place] for place in missing] if pairs is not None else None
+            found = [self._loaded().propose(asked, beside, side) for side in range(sides)]
+            for place, row in zip(missing, zip(*found, strict=True), strict=True):
+                known[place] = list(row)
+        return [row for row in known if row is not None]
+
+    def _loaded(self) -> Proposer:
+        if self._proposer is None:
+            model = AutoModelForMaskedLM.from_pretrained(self._model, use_safetensors=True, dtype=torch.float32)
+            vectors = word_vectors.load(self._vectors, self._cache) if self._vectors else None
+            tokenizer = load_tokenizer(self._model)
+            self._proposer = Proposer(model.to(device()), tokenizer, vectors, self._config, self._language)
+        return self._proposer
+
+
+class _Copier:
+    """Copies of a chunk of rows, of every recipe."""
+
+    def __init__(
+        self, config: AugmentConfig, language: Language, candidates: _CandidateSource, recipes: Recipes
+    ) -> None:
+        self._config, self._language = config, language
+        self._candidates, self._recipes = candidates, recipes
+
+    def copies(
+        self, texts: Sequence[str], pairs: Sequence[str | None], keys: Keys, kept: CandidateWriter
+    ) -> Iterator[tuple[int, str, str, str | None]]:
+        """Place in the chunk, recipe, text and second text of each copy; those of a row stand together."""
+        seconds = [pair for pair in pairs if pair is not None] or None
+        others = self._by_recipe(texts, seconds)
+        number = self._config.copies or 0
+        found: list[Sides] = [[] for _ in texts]
+        if number:
+            sides = changed_sides(seconds is not None, number, self._config)
+            found = self._candidates.find(texts, seconds, keys, sides)
+            kept.add(keys, [[row[side] for row in found] for side in range(sides)])
+        for place, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+            for copy in draw(text, pair, found[place], number, self._config, self._language):
+                yield place, PAPER, copy.text, copy.text_pair
+            for kind, one, two in others[place]:
+                yield place, kind, one, two
+
+    def _by_recipe(
+        self, texts: Sequence[str], seconds: Sequence[str] | None
+    ) -> list[list[tuple[str, str, str | None]]]:
+        """Copies of each row that nlpaug makes; of pairs each changes one side."""
+        if seconds is None:
+            return [[(kind, text, None) for kind, text in row] for row in self._recipes.copies(texts)]
+        first = self._recipes.copies(texts, side=0, sides=2)
+        second = self._recipes.copies(seconds, side=1, sides=2)
+        return [
+            [*((kind, made, pair) for kind, made in one), *((kind, text, made) for kind, made in two)]
+            for text, pair, one, two in zip(texts, seconds, first, second, strict=True)
+        ]
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _latencies(
     max_length: int,
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    sample = [rows[i % len(rows)] for i in range(config.latency_runs)]
+    sample = [rows[i * len(rows) // config.latency_runs] for i in range(config.latency_runs)]
 
     def call(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[[int], object]:
         def predict_one(run: int) -> object:

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 from tinybert.cli import main
 from tinybert.config import GeneralConfig, MapConfig, StudentConfig
 from tinybert.corpus import Corpus
 from tinybert.distillation import Projections, StateLearner
 from tinybert.layer_map import map_layers
-from tinybert.models import load_encoder, load_tokenizer, save
+from tinybert.models import load_teacher, load_tokenizer, save
 from tinybert.progress import OnMetrics
 from tinybert.student import SAMPLE, build_student
 from tinybert.training import train
@@ -41,14 +42,14 @@ def run(
     Returns:
         steps, loss and its terms over the last logged steps, seconds; empty where nothing was trained.
     """
-    encoder = load_encoder(teacher)
-    mapped = map_layers(layer_map, student.layers, encoder.config.num_hidden_layers)
+    taught_by, precision = AutoConfig.from_pretrained(teacher), config.optim.precision
+    mapped = map_layers(layer_map, student.layers, taught_by.num_hidden_layers)
     model, start_DS = build_student(student, teacher, mapped, config.optim.seed, _first_text(corpus))
-    projections = Projections(student.hidden, encoder.config.hidden_size, len(mapped), layer_map.projection)
+    projections = Projections(student.hidden, taught_by.hidden_size, len(mapped), layer_map.projection)
     projections.begin(start_DS)
     metrics: dict[str, float] = {}
     if config.enabled and corpus is not None:
-        learner = StateLearner(model, encoder, mapped, layer_map, config.optim.precision)
+        learner = StateLearner(model, load_teacher(teacher, mapped[-1], precision), mapped, layer_map, precision)
         learner.projections = projections
         metrics = train("general", learner, Corpus(corpus).rows(), config.optim, out, on_metrics)
     projections.save(out)

@@ -11,7 +11,7 @@ from tinybert.config import LayersConfig, MapConfig
 from tinybert.data import TaskData
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
-from tinybert.models import load_encoder, load_tokenizer, save
+from tinybert.models import load_encoder, load_teacher, load_tokenizer, save
 from tinybert.progress import OnMetrics
 from tinybert.rows import imitation_rows, task_rows
 from tinybert.scoring import device
@@ -63,7 +63,8 @@ def run(
         learner = StateLearner(model, taught_by, mapped, layer_map)
     else:
         rows = task_rows(task.rows("train"), tokenizer, task.max_length)
-        learner = StateLearner(model, load_encoder(teacher), mapped, layer_map, config.optim.precision)
+        precision = config.optim.precision
+        learner = StateLearner(model, load_teacher(teacher, mapped[-1], precision), mapped, layer_map, precision)
     learner.projections.load(student)
     metrics = train("layers", learner.to(device()), rows, config.optim, out, on_metrics)
     save(model, tokenizer, out, task.max_length)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sklearn.model_selection import train_test_split
-
 from tinybert.cli import main
 from tinybert.config import DataConfig
 from tinybert.data import RowWriter, write_manifest
 from tinybert.errors import DataError
 from tinybert.progress import OnMetrics
+from tinybert.sampling import Purpose, choose
 from tinybert.tables import split_files, stream
 
 
@@ -139,7 +138,7 @@ def _split(rows: list[Row], config: DataConfig) -> tuple[list[Row], list[Row]]:
             f"{len(rows)} rows cannot be split with data.validation_share {config.validation_share:g}: each split "
             f"needs a row of each of the {len(set(labels))} labels; add rows, or change the share"
         )
-    train, held_out = train_test_split(rows, test_size=count, stratify=labels, random_state=config.seed)
+    held_out, train = _parted(rows, count, "split", config.seed, spare=1)
     return train, held_out
 
 
@@ -162,11 +161,16 @@ def _sample(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     labels = [row.label for row in rows]
     if most < len(set(labels)):
         raise DataError(f"{most} rows cannot hold {len(set(labels))} labels; allow more rows")
-    # Too few rows left out, or a label of a single row, cannot be balanced.
-    balances = len(rows) - most >= len(set(labels)) and min(Counter(labels).values()) > 1
-    by_label = labels if balances else None
-    chosen, _ = train_test_split(rows, train_size=most, stratify=by_label, random_state=seed)
-    return list(chosen)
+    sample, _ = _parted(rows, most, "sample", seed)
+    return sample
+
+
+def _parted(rows: list[Row], count: int, purpose: Purpose, seed: int, spare: int = 0) -> tuple[list[Row], list[Row]]:
+    """The rows that are taken, and the others, both in the order they had."""
+    labels = [row.label for row in rows]
+    taken = choose([row.sentences for row in rows], labels, count, purpose=purpose, seed=seed, spare=spare)
+    others = [row for place, row in enumerate(rows) if place not in taken]
+    return [rows[place] for place in sorted(taken)], others
 
 
 def _check_labels(train: list[Row], held_out: list[Row], labels: list[str]) -> None:

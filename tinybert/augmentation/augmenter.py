@@ -1,19 +1,19 @@
 """Algorithm 1 as an nlpaug augmenter, so that it composes with nlpaug's own."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from nlpaug.augmenter.word import WordAugmenter
 from nlpaug.util import Action
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tinybert.augmentation import augment
-from tinybert.config import AugmentConfig
+from tinybert.augment_config import AugmentConfig
+from tinybert.augmentation.copies import augment
+from tinybert.augmentation.words import ENGLISH, Language
 from tinybert.vectors import Vectors
 
 
 class TinyBertAug(WordAugmenter):
-    """Replaces words by likely ones: `tinybert.augmentation.augment` behind nlpaug's interface.
+    """Replaces words by likely ones: `tinybert.augmentation.copies.augment` behind nlpaug's interface.
 
     Every call draws anew; the calls of two augmenters with the same config give the same in the same order.
     Where nlpaug limits a list to one copy per item, this gives n.
@@ -25,11 +25,12 @@ class TinyBertAug(WordAugmenter):
         tokenizer: PreTrainedTokenizerBase,
         vectors: Vectors | None = None,
         config: AugmentConfig | None = None,
-        stop_words: Collection[str] = ENGLISH_STOP_WORDS,
+        language: Language = ENGLISH,
         name: str = "TinyBert_Aug",
     ) -> None:
         config = config or AugmentConfig()
-        super().__init__(action=Action.SUBSTITUTE, name=name, aug_p=config.probability, stopwords=stop_words)
+        super().__init__(action=Action.SUBSTITUTE, name=name, aug_p=config.probability, stopwords=language.stop_words)
+        self.language = language
         self.model = model
         self.word_pieces = tokenizer
         self.vectors = vectors
@@ -61,6 +62,6 @@ class TinyBertAug(WordAugmenter):
         self.calls += 1
         config = self.config.model_copy(update=changes)
         made: list[list[str]] = [[] for _ in texts]
-        for copy in augment(texts, None, self.model, self.word_pieces, self.vectors, config, self.stopwords):
+        for copy in augment(texts, None, self.model, self.word_pieces, self.vectors, config, self.language):
             made[copy.row].append(copy.text)
         return [copies[:n] for copies in made]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from tinybert.augmenter import TinyBertAug
+from tinybert.augmentation.augmenter import TinyBertAug
 from tinybert.config import AugmentConfig
 from tinybert.vectors import Vectors
 
@@ -24,7 +24,7 @@ def make():
     vectors = Vectors(["unfunny", "dull"], np.array([[1, 0], [0.6, 0.8]], dtype=np.float32))
 
     def build(**changes):
-        return TinyBertAug(model, tokenizer, vectors, AugmentConfig(candidates=3, batch_tokens=512, **changes))
+        return TinyBertAug(model, tokenizer, vectors, AugmentConfig(candidates=3, **changes))
 
     return build
 

@@ -1,0 +1,102 @@
+"""A teacher copied weight by weight is the one that transformers loads."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from tinybert.models import load_teacher
+from tinybert.precision import halve_linears
+from tinybert.states import transformer_layers
+
+SHAPE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 30}
+DISTIL = {"vocab_size": 50, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 30}
+FAMILIES = {
+    "bert": lambda: BertModel(BertConfig(**SHAPE)),
+    "bert with a head": lambda: BertForSequenceClassification(BertConfig(**SHAPE)),
+    "roberta with a head": lambda: RobertaForSequenceClassification(RobertaConfig(**SHAPE, type_vocab_size=1)),
+    "electra": lambda: ElectraModel(ElectraConfig(**SHAPE, embedding_size=16)),
+    "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTIL)),
+    "mpnet": lambda: MPNetModel(MPNetConfig(**SHAPE)),
+}
+BATCH = {
+    "input_ids": torch.tensor([[7, 8, 9, 10, 11], [12, 13, 14, 1, 1]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+}
+
+
+def whole(directory):
+    """The same teacher, loaded the common way."""
+    return AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def states(model, layers, precision):
+    """Hidden states of the first layers."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return model(**BATCH, output_hidden_states=True).hidden_states[: layers + 1]
+
+
+@pytest.fixture(params=FAMILIES)
+def directory(request, tmp_path):
+    torch.manual_seed(0)
+    FAMILIES[request.param]().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_computes_what_the_whole_model_does(directory, precision):
+    teacher = load_teacher(directory, 3, precision)
+    expected = states(whole(directory), 3, precision)
+    # The last state of a model may lack what follows in a longer one, so the layer below it is compared too.
+    for mine, theirs in zip(states(teacher, 3, precision), expected, strict=True):
+        assert torch.equal(mine, theirs)
+    assert len(transformer_layers(teacher)) == 3
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_only_linear_layers_are_in_bf16(directory):
+    teacher, expected = load_teacher(directory, 4, "bf16"), whole(directory)
+    halve_linears(expected)
+    kept = dict(expected.named_parameters())
+    found = dict(teacher.named_parameters())
+    assert {name: weight.dtype for name, weight in found.items()} == {n: w.dtype for n, w in kept.items()}
+    stored = [name for name in found if not name.startswith("pooler")]  # random where the file has none
+    assert all(torch.equal(found[name], kept[name]) for name in stored)
+
+
+def test_a_teacher_in_several_files_or_half_precision_is_read_too(tmp_path):
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**SHAPE))
+    for name, changed in (("parts", model), ("half", model.to(torch.float16))):
+        changed.save_pretrained(tmp_path / name, max_shard_size="20KB")
+        assert len(list((tmp_path / name).glob("model-*.safetensors"))) > 1
+        teacher = load_teacher(tmp_path / name, 4)
+        for mine, theirs in zip(states(teacher, 4, "fp32"), states(whole(tmp_path / name), 4, "fp32"), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_weights_under_another_name_are_still_the_models(tmp_path):
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**SHAPE))
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    old = {}
+    for name, tensor in model.state_dict().items():
+        path, _, last = name.rpartition("LayerNorm.")
+        old[path + names[f"LayerNorm.{last}"] if path else name] = tensor
+    assert old.keys() != model.state_dict().keys()
+    model.save_pretrained(tmp_path, state_dict=old)
+    for mine, theirs in zip(states(load_teacher(tmp_path, 4), 4, "fp32"), states(model.eval(), 4, "fp32"), strict=True):
+        assert torch.equal(mine, theirs)

@@ -1,0 +1,224 @@
+"""Copies held against the teacher's answers: who stays, under which label, and what is reported."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tinybert.augment_config import QualityConfig
+from tinybert.augmentation import quality
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.errors import DataError
+from tinybert.stages import screen
+from tinybert.teacher_cache import row_keys
+
+TRAIN = ["a bad film", "a good film", "the plot is thin"]
+COPIES = [
+    (0, "a poor film", "paper"),
+    (0, "a great film", "paper"),
+    (0, "a bad movie", "swap"),
+    (2, "the plot is fat", "paper"),
+]
+BAD, GOOD = [3.0, 0.0], [0.0, 3.0]  # probability 0.953
+LOGITS = [BAD, GOOD, GOOD, BAD, GOOD, [0.5, 0.0], BAD]  # the third is wrong, the sixth unsure with 0.622
+
+
+def write_gathered(directory, train, copies, validation=("held out",)):
+    """What the stage gather writes; row n has the label n % 2."""
+    directory.mkdir()
+    with RowWriter(directory / "train.arrow") as writer:
+        for number, text in enumerate(train):
+            writer.add(text, None, number % 2, number)
+        for origin, text, recipe in copies:
+            writer.add(text, None, origin % 2, origin, recipe)
+    with RowWriter(directory / "validation.arrow") as writer:
+        for number, text in enumerate(validation):
+            writer.add(text, None, number % 2, number)
+    made = {name: sum(copy[2] == name for copy in copies) for name in ("paper", "swap")}
+    dropped = {"in_validation": {"paper": 1}, "duplicate": {}, "near_duplicate": {}}
+    gathered = {"asked": {"paper": 10, "swap": 2}, "made": made | {"paper": made["paper"] + 1}, "dropped": dropped}
+    write_manifest(directory, ["bad", "good"], 64, original_rows=len(train), augmentation={**gathered, "kept": made})
+    return directory
+
+
+def write_answers(directory, data, logits):
+    """The teacher's answers, as the stage targets writes them."""
+    directory.mkdir()
+    np.save(directory / "keys.npy", row_keys(TaskData(data).rows("train"), 64))
+    np.save(directory / "logits.npy", np.array(logits, np.float32).reshape(len(logits), -1))
+    (directory / "manifest.json").write_text(json.dumps({"rows": len(logits), "states": None}))
+    return directory
+
+
+@pytest.fixture
+def run(tmp_path, nowhere, monkeypatch):
+    """Run the stage; gives texts and labels of its rows, its metrics, and its directory."""
+    number, draw = 0, screen.draw
+
+    def run(train=TRAIN, copies=COPIES, logits=LOGITS, drawn=False, **fields):
+        nonlocal number
+        number += 1
+        # The picture takes most of the time.
+        monkeypatch.setattr(screen, "draw", draw if drawn else lambda summary, path: None)
+        data = write_gathered(tmp_path / f"data{number}", train, copies)
+        targets = write_answers(tmp_path / f"targets{number}", data, logits)
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        metrics = screen.run(data=data, targets=targets, config=QualityConfig(**fields), out=out, on_metrics=nowhere)
+        assert (out / "validation.arrow").read_bytes() == (data / "validation.arrow").read_bytes()
+        rows = TaskData(out).rows("train")
+        assert [name is None for name in rows["made_by"]] == [n < len(train) for n in range(len(rows))]
+        return list(zip(rows["text"][:], rows["label"][:], strict=True)), metrics, out
+
+    return run
+
+
+ROWS = [(text, number % 2) for number, text in enumerate(TRAIN)]
+
+
+def test_flipped_copies_go(run):
+    rows, metrics, out = run()
+    assert rows == [*ROWS, ("a poor film", 0), ("a bad movie", 0), ("the plot is fat", 0)]
+    # Of the words of the kept copies and their rows, 3 + 3, 3 + 3 and 4 + 4, two each stand in one only.
+    assert metrics == {
+        "rows": 6.0,
+        "asked": 12.0,
+        "made": 5.0,
+        "kept": 3.0,
+        "relabelled": 0.0,
+        "dropped_in_validation": 1.0,
+        "dropped_duplicate": 0.0,
+        "dropped_near_duplicate": 0.0,
+        "dropped_flipped": 1.0,
+        "dropped_unsure": 0.0,
+        "flip_rate": 0.25,
+        "words_replaced": 6 / 20,
+        "vocabulary_growth": 3 / 8,
+    }
+    manifest = TaskData(out).manifest
+    assert (manifest["labels"], manifest["original_rows"], manifest["max_length"]) == (["bad", "good"], 3, 64)
+    assert manifest["splits"]["train"]["rows"] == 6
+    told = manifest["augmentation"]
+    assert told["asked"] == {"paper": 10, "swap": 2}
+    assert told["dropped"]["in_validation"] == {"paper": 1}
+    assert told["dropped"]["flipped"] == {"paper": 1}
+    assert told["kept"] == {"paper": 2, "swap": 1}
+    assert told["classes"]["bad"] == {"rows": 2, "misread": 1, "copies": 4, "flipped": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept", "dropped"),
+    [
+        ({"flipped": "keep"}, {1: 0, 2: 0}, ()),
+        ({"flipped": "relabel"}, {1: 1, 2: 0}, ()),
+        ({"confidence": 0.63}, {}, ("flipped", "unsure")),
+        ({"confidence": 0.62}, {2: 0}, ("flipped",)),
+        ({"confidence": 0.63, "unsure": "relabel"}, {2: 0}, ("flipped",)),  # the teacher's label is its own
+        ({"confidence": 0.63, "flipped": "keep"}, {1: 0}, ("unsure",)),
+        ({"confidence": 0.96, "flipped": "keep", "unsure": "relabel"}, {1: 1, 2: 0}, ()),
+    ],
+)
+def test_policies(run, fields, kept, dropped):
+    rows, metrics, _ = run(**fields)
+    copies = {0: 0, 3: 0} | kept
+    assert rows == [*ROWS, *((COPIES[number][1], copies[number]) for number in sorted(copies))]
+    assert {reason for reason in ("flipped", "unsure") if metrics[f"dropped_{reason}"]} == set(dropped)
+    assert metrics["relabelled"] == (kept.get(1) == 1)
+    assert metrics["kept"] == len(copies)
+    assert metrics["flip_rate"] == 0.25
+
+
+def test_the_report_and_its_companions(run):
+    _, _, out = run(drawn=True)
+    text = (out / "augmentation.md").read_text()
+    assert "| swap | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 1 | 0 |" in text
+    assert "| paper | a bad film | a great film | bad | good | 0.95 | dropped: flipped |" in text
+    table = json.loads((out / "examples.json").read_text())
+    assert len(table["data"]) == 4
+    assert table["data"][2] == ["swap", "a bad film", "a bad movie", "bad", "bad", 0.6225, "kept"]
+    assert (out / "augmentation.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_twenty_examples_spread_over_the_data(run):
+    train = [f"row {n}" for n in range(60)]
+    copies = [(n, f"row {n} {k}", "paper") for n in range(60) for k in "abc"]
+    _, _, out = run(train, copies, [BAD if n % 2 == 0 else GOOD for n in [*range(60), *(c[0] for c in copies)]])
+    shown = json.loads((out / "examples.json").read_text())["data"]
+    places = [int(original.split()[1]) for _, original, *_ in shown]
+    assert [place // 3 for place in places] == list(range(20))
+    assert all(copy.startswith(f"{original} ") for _, original, copy, *_ in shown)
+    assert len({copy[-1] for _, _, copy, *_ in shown}) == 3
+
+
+def test_where_all_copies_are_dropped_it_says_what_to_change(run, caplog):
+    caplog.set_level(logging.WARNING, "tinybert")
+    rows, metrics, _ = run(logits=[BAD, GOOD, BAD, GOOD, GOOD, GOOD, [0.4, 0.0]], confidence=0.9)
+    assert rows == ROWS
+    assert metrics["kept"] == 0
+    assert metrics["words_replaced"] == metrics["vocabulary_growth"] == 0
+    assert caplog.messages == [
+        "screen  all 5 copies were dropped (in_validation 1, flipped 3, unsure 1), so the student sees the original "
+        "rows only: set quality.flipped to relabel or keep, or lower augment.probability"
+    ]
+
+
+def test_without_copies_there_is_nothing_to_screen(run, caplog):
+    caplog.set_level(logging.WARNING, "tinybert")
+    rows, metrics, out = run(copies=[], logits=LOGITS[:3])
+    assert rows == ROWS
+    assert metrics["flip_rate"] == 0
+    assert "no copies to show" in (out / "augmentation.md").read_text()
+
+
+def test_answers_for_other_rows_are_refused(run, tmp_path, nowhere):
+    run()
+    data = write_gathered(tmp_path / "other", TRAIN, COPIES[:3])
+    with pytest.raises(DataError, match="the teacher answered 7 other rows; there are 6"):
+        screen.run(data=data, targets=tmp_path / "targets1", config=QualityConfig(), out=tmp_path, on_metrics=nowhere)
+
+
+def test_answers_with_other_labels_are_refused(run):
+    with pytest.raises(DataError, match="the teacher tells 3 labels apart, but the data has 2: bad, good"):
+        run(logits=[[1, 2, 3]] * 7)
+
+
+def test_data_that_was_not_gathered_is_refused(tmp_path, nowhere):
+    data = write_gathered(tmp_path / "data", TRAIN, [])
+    write_manifest(data, ["bad", "good"], 64)
+    targets = write_answers(tmp_path / "targets", data, LOGITS[:3])
+    with pytest.raises(DataError, match="run the stage `gather` first"):
+        screen.run(data=data, targets=targets, config=QualityConfig(), out=tmp_path, on_metrics=nowhere)
+
+
+POLICIES = st.sampled_from(["drop", "relabel", "keep"])
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from([[2.0, 0.0], [0.0, 2.0], [0.3, 0.0], [0.0, 0.3]]), min_size=7, max_size=7),
+    POLICIES,
+    POLICIES,
+    st.sampled_from([0.0, 0.7]),
+)
+def test_what_stays_follows_from_the_policies(run, logits, flipped, unsure, confidence):
+    rows, metrics, _ = run(logits=logits, flipped=flipped, unsure=unsure, confidence=confidence)
+    expected = list(ROWS)
+    for (origin, text, _), row in zip(COPIES, logits[3:], strict=True):
+        label, said = origin % 2, row.index(max(row))
+        sure = max(row) == 2.0 or not confidence
+        asked = [policy for policy, holds in ((flipped, said != label), (unsure, not sure)) if holds]
+        if "drop" not in asked:
+            expected.append((text, said if "relabel" in asked else label))
+    assert rows == expected
+    assert metrics["rows"] == len(expected)
+    judged = metrics["kept"] + metrics["dropped_flipped"] + metrics["dropped_unsure"]
+    assert judged == len(COPIES)
+
+
+def test_chunks_are_only_about_memory(run, monkeypatch):
+    whole, _, _ = run()
+    monkeypatch.setattr(quality, "CHUNK", 4)
+    assert run()[0] == whole

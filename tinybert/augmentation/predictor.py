@@ -1,0 +1,224 @@
+"""What a masked language model would write at chosen places of many texts at once.
+
+Shape suffixes: B passes, L tokens, D width, N chosen positions, V vocabulary, K likeliest tokens.
+
+A pass is padded to a length that follows from its own, and no forward pass has fewer than `LEAST` tokens: from there
+on matrix products give a row the same bits in whatever company it is (seen on CPUs with AMX, in bf16 and fp32). So
+candidates do not depend on the size of batches, nor on what else is augmented.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinybert.augmentation.joint import joint_candidates
+from tinybert.errors import ModelError
+from tinybert.masked_lm import IDEOGRAPH, hidden_and_head, max_tokens, whole_words
+from tinybert.precision import halve_linears, native_bf16
+
+LEAST = 1024
+"""Tokens of a forward pass, and positions projected onto the vocabulary, at least."""
+GRAIN = 8
+"""Passes are padded to a multiple of so many tokens."""
+PER_CHARACTER = 30
+"""Characters considered at each place of a word that is filled jointly."""
+
+
+class Tokens(NamedTuple):
+    """A text's token ids without special ones, and where each stands in the text."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Pass(NamedTuple):
+    """One row of a forward pass."""
+
+    ids: list[int]
+    types: list[int]
+    places: list[list[int]]
+    """For each word to be filled, the positions of its tokens."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens around a text, or around a pair, as the tokenizer puts them."""
+
+    parts: tuple[list[int], ...]
+    """Before, (between,) and after."""
+    types: tuple[list[int], ...]
+    """Segment of each of them."""
+    segments: tuple[int, ...]
+    """Segment of each text's own tokens."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "Template":
+        """Read off what the tokenizer makes of a known text."""
+        encoded = tokenizer("a", "a" if pair else None, return_token_type_ids=True)
+        ids, types = encoded["input_ids"], encoded["token_type_ids"]
+        parts: list[list[int]] = [[]]
+        kinds: list[list[int]] = [[]]
+        segments: list[int] = []
+        before = None
+        for token, kind, side in zip(ids, types, encoded.sequence_ids(0), strict=True):
+            if side is None:
+                parts[-1].append(token)
+                kinds[-1].append(kind)
+            elif side != before:
+                parts.append([])
+                kinds.append([])
+                segments.append(kind)
+            before = side if side is not None else before
+        return cls(tuple(parts), tuple(kinds), tuple(segments))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def fill(self, texts: Sequence[list[int]], changed: int, places: Sequence[Sequence[int]]) -> Pass:
+        """A pass over texts, of which one has the places to be filled."""
+        ids, types = list(self.parts[0]), list(self.types[0])
+        start = 0
+        for side, text in enumerate(texts):
+            if side == changed:
+                start = len(ids)
+            ids += [*text, *self.parts[side + 1]]
+            types += [self.segments[side]] * len(text) + self.types[side + 1]
+        return Pass(ids, types, [[start + place for place in word] for word in places])
+
+
+class WordPredictor:
+    """The likeliest words at places of many passes. Puts the model in eval mode, and its linear layers in bf16."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, is_word: Callable[[str], bool] | None = None
+    ) -> None:
+        if tokenizer.mask_token_id is None:
+            raise ModelError(f"{type(tokenizer).__name__} has no mask token; use a masked language model")
+        if not tokenizer.is_fast:
+            raise ModelError(f"{type(tokenizer).__name__} does not tell where its tokens stand; use a fast tokenizer")
+        self.model, self.tokenizer, self.is_word = model.eval(), tokenizer, is_word
+        self.bf16 = native_bf16(model.device)
+        if self.bf16:
+            halve_linears(model)
+        self.mask = int(tokenizer.mask_token_id)
+        self.limit = max_tokens(model, tokenizer)
+        self.templates = [Template.of(tokenizer, pair) for pair in (False, True)]
+        self.words = whole_words(tokenizer)
+        characters = {token: word for token, word in self.words.items() if IDEOGRAPH.fullmatch(word)}
+        self._barred_V = self._all_but(self.words)
+        self._not_characters_V = self._all_but(characters)
+        self._encode, self._head = hidden_and_head(model)
+
+    def _all_but(self, kept: dict[int, str]) -> Tensor:
+        size = int(self.model.config.vocab_size)
+        barred_V = torch.ones(size, dtype=torch.bool)
+        barred_V[[token for token in kept if token < size]] = False
+        return barred_V.to(self.model.device)
+
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text, and their spans."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        return [Tokens(*row) for row in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+
+    def fill(self, passes: Sequence[Pass], top: int, batch_tokens: int) -> list[list[list[str]]]:
+        """At most `top` words for each place of each pass, the likeliest first.
+
+        Args:
+            passes: Rows of token ids with their places.
+            top: Words per place at most. A place of several tokens gets words of as many ideographs.
+            batch_tokens: Tokens of a forward pass at most, padding included, and at least `LEAST`.
+        """
+        order: list[int] = []
+        hidden: list[Tensor] = []
+        for batch in self._batches(passes, max(batch_tokens, LEAST)):
+            hidden.append(self._hidden([passes[index] for index in batch]))
+            order += batch
+        if not hidden:
+            return []
+        words = self._words(torch.cat(hidden), [place for index in order for place in passes[index].places], top)
+        found: list[list[list[str]]] = [[] for _ in passes]
+        for index in order:
+            found[index] = [next(words) for _ in passes[index].places]
+        return found
+
+    @staticmethod
+    def _batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[int]]:
+        """Indices of passes of one padded length at a time."""
+        by_length: dict[int, list[int]] = {}
+        for index, row in enumerate(passes):
+            by_length.setdefault(_padded(len(row.ids)), []).append(index)
+        for length, members in sorted(by_length.items()):
+            size = max(1, batch_tokens // length)
+            for start in range(0, len(members), size):
+                yield members[start : start + size]
+
+    def _hidden(self, rows: Sequence[Pass]) -> Tensor:
+        """What the head reads at the places of a batch (N, D), rows in order."""
+        length = _padded(max(len(row.ids) for row in rows))
+        filled = max(len(rows), -(-LEAST // length))
+        ids_BL = torch.full((filled, length), self.tokenizer.pad_token_id or 0)
+        types_BL = torch.zeros_like(ids_BL)
+        sizes_B = torch.ones(filled, dtype=torch.long)
+        for at, row in enumerate(rows):
+            ids_BL[at, : len(row.ids)] = torch.tensor(row.ids)
+            types_BL[at, : len(row.types)] = torch.tensor(row.types)
+            sizes_B[at] = len(row.ids)
+        inputs = {"input_ids": ids_BL, "attention_mask": (torch.arange(length) < sizes_B[:, None]).long()}
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            inputs["token_type_ids"] = types_BL
+        rows_N = [at for at, row in enumerate(rows) for place in row.places for _ in place]
+        places_N = [position for row in rows for position in chain(*row.places)]
+        device = self.model.device
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            hidden_BLD = self._encode({name: tensor.to(device) for name, tensor in inputs.items()})
+        chosen_ND: Tensor = hidden_BLD[rows_N, places_N]
+        return chosen_ND
+
+    def _words(self, hidden_ND: Tensor, places: Sequence[Sequence[int]], top: int) -> Iterator[list[str]]:
+        """Words for each place, from what the head reads at its tokens."""
+        single_N = torch.tensor([len(place) == 1 for place in places for _ in place], device=hidden_ND.device)
+        best = self._best(hidden_ND, single_N, top)
+        for place in places:
+            found = [next(best) for _ in place]
+            if len(place) == 1:
+                yield [word for word, _ in found[0][:top]]
+            else:
+                yield joint_candidates(found, self.is_word or (lambda _: True), top)
+
+    def _best(self, hidden_ND: Tensor, single_N: Tensor, top: int) -> Iterator[list[tuple[str, float]]]:
+        """For each position its likeliest tokens as text, with their log probabilities up to a constant."""
+        count = min(max(top, PER_CHARACTER), len(self._barred_V))
+        for start in range(0, len(hidden_ND), LEAST):
+            logits_NV = self._logits(hidden_ND[start : start + LEAST])
+            joint_N = (~single_N[start : start + LEAST]).nonzero()[:, 0]
+            joint_NV = logits_NV[joint_N].masked_fill_(self._not_characters_V, -torch.inf)
+            logits_NV.masked_fill_(self._barred_V, -torch.inf)
+            logits_NV[joint_N] = joint_NV
+            best_NK, tokens_NK = logits_NV.topk(count)
+            for scores, tokens in zip(best_NK.float().tolist(), tokens_NK.tolist(), strict=True):
+                likely = zip(tokens, scores, strict=True)
+                yield [(self.words[token], score) for token, score in likely if score > -torch.inf]
+
+    def _logits(self, block_ND: Tensor) -> Tensor:
+        """What the head says of at most `LEAST` positions (N, V), computed for exactly so many."""
+        padded_ND = torch.cat([block_ND, block_ND[:1].expand(LEAST - len(block_ND), -1)])
+        with torch.no_grad(), torch.autocast(block_ND.device.type, torch.bfloat16, enabled=self.bf16):
+            logits_NV: Tensor = self._head(padded_ND)[: len(block_ND)]
+        return logits_NV
+
+
+def _padded(length: int) -> int:
+    return -(-length // GRAIN) * GRAIN
