@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.data import TaskData
-from tinybert.first_token import finish_first_token_only
+from tinybert.last_layer import finish_first_token_only
 from tinybert.learner import Learner, Validation
 from tinybert.metrics import classification_scores
 from tinybert.scoring import predict

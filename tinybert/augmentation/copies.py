@@ -13,7 +13,7 @@ from tinybert.augmentation.candidates import Proposer
 from tinybert.augmentation.words import ENGLISH, Language, Word, eligible_words, match_case
 from tinybert.vectors import Vectors
 
-CHUNK = 512
+CHUNK = 1024
 """Rows whose candidates are found together."""
 PER_SIZE = ((20_000, 30), (200_000, 20))
 """Copies per row up to so many rows, as the reference code's table has them task by task (CoLA, MRPC, STS-B and RTE 30,
@@ -56,7 +56,7 @@ def augment(
     Args:
         texts: The (first) sentences.
         pairs: The second sentences, None for single sentences.
-        model: The masked language model; put in eval mode, and its linear layers in bf16 where that is native.
+        model: The masked language model; see `WordPredictor` for what becomes of it.
         tokenizer: Its tokenizer.
         vectors: For words of several pieces; without, such words stay.
         config: N, K, p, masking, batch size and seed.

@@ -8,6 +8,7 @@ candidates do not depend on the size of batches, nor on what else is augmented.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -18,12 +19,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.augmentation.joint import joint_candidates
 from tinybert.errors import ModelError
+from tinybert.last_layer import finish_only
 from tinybert.masked_lm import IDEOGRAPH, hidden_and_head, max_tokens, whole_words
-from tinybert.precision import halve_linears, native_bf16
+from tinybert.precision import native_bf16
 
 LEAST = 1024
 """Tokens of a forward pass, and positions projected onto the vocabulary, at least."""
-GRAIN = 8
+GRAIN = 4
 """Passes are padded to a multiple of so many tokens."""
 PER_CHARACTER = 30
 """Characters considered at each place of a word that is filled jointly."""
@@ -92,7 +94,10 @@ class Template:
 
 
 class WordPredictor:
-    """The likeliest words at places of many passes. Puts the model in eval mode, and its linear layers in bf16."""
+    """The likeliest words at places of many passes.
+
+    The model is left in eval mode, and in bf16 where the device multiplies it natively.
+    """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, is_word: Callable[[str], bool] | None = None
@@ -102,9 +107,8 @@ class WordPredictor:
         if not tokenizer.is_fast:
             raise ModelError(f"{type(tokenizer).__name__} does not tell where its tokens stand; use a fast tokenizer")
         self.model, self.tokenizer, self.is_word = model.eval(), tokenizer, is_word
-        self.bf16 = native_bf16(model.device)
-        if self.bf16:
-            halve_linears(model)
+        if native_bf16(model.device):
+            model.to(torch.bfloat16)
         self.mask = int(tokenizer.mask_token_id)
         self.limit = max_tokens(model, tokenizer)
         self.templates = [Template.of(tokenizer, pair) for pair in (False, True)]
@@ -181,11 +185,14 @@ class WordPredictor:
             inputs["token_type_ids"] = types_BL
         rows_N = [at for at, row in enumerate(rows) for place in row.places for _ in place]
         places_N = [position for row in rows for position in chain(*row.places)]
+        others = [0] * (LEAST - len(rows_N))
+        chosen = rows_N + others, places_N + others
         device = self.model.device
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        finishing = finish_only(self.model, lambda value_BLD: value_BLD[chosen][None])
+        with torch.no_grad(), finishing or nullcontext():
             hidden_BLD = self._encode({name: tensor.to(device) for name, tensor in inputs.items()})
-        chosen_ND: Tensor = hidden_BLD[rows_N, places_N]
-        return chosen_ND
+        chosen_ND: Tensor = hidden_BLD[0] if finishing else hidden_BLD[chosen]
+        return chosen_ND[: len(rows_N)]
 
     def _words(self, hidden_ND: Tensor, places: Sequence[Sequence[int]], top: int) -> Iterator[list[str]]:
         """Words for each place, from what the head reads at its tokens."""
@@ -215,7 +222,7 @@ class WordPredictor:
     def _logits(self, block_ND: Tensor) -> Tensor:
         """What the head says of at most `LEAST` positions (N, V), computed for exactly so many."""
         padded_ND = torch.cat([block_ND, block_ND[:1].expand(LEAST - len(block_ND), -1)])
-        with torch.no_grad(), torch.autocast(block_ND.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.no_grad():
             logits_NV: Tensor = self._head(padded_ND)[: len(block_ND)]
         return logits_NV
 

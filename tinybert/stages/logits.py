@@ -10,7 +10,7 @@ from tinybert.checks import check_same_vocabulary, check_teacher_labels
 from tinybert.cli import main
 from tinybert.config import LogitsConfig
 from tinybert.data import TaskData
-from tinybert.first_token import finish_first_token_only
+from tinybert.last_layer import finish_first_token_only
 from tinybert.learner import Learner
 from tinybert.losses import regression_loss, soft_cross_entropy
 from tinybert.models import load_classifier, load_tokenizer, save

@@ -19,7 +19,7 @@ from tinybert.batches import Indices, cut_by_tokens
 from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
-from tinybert.first_token import finish_first_token_only
+from tinybert.last_layer import finish_first_token_only
 from tinybert.models import load_classifier, load_encoder, load_tokenizer
 from tinybert.precision import halve_linears
 from tinybert.progress import OnMetrics, Progress, logger

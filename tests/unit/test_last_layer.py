@@ -11,7 +11,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from tinybert.first_token import finish_first_token_only
+from tinybert.last_layer import finish_first_token_only
 from tinybert.states import transformer_layers
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
