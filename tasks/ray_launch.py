@@ -63,7 +63,7 @@ def _train(request: Request, scaling: ScalingConfig, failures: dict[str, str]) -
     """The answers of the processes as they come; in the end `failures` tells who failed, and how."""
     answers = Queue(actor_options={"num_cpus": 0})
     # On the cluster, so that it makes no difference whether this machine is part of it.
-    running = ray.remote(num_cpus=0)(_fit).remote(request, scaling, _environment(), answers)
+    running = ray.remote(num_cpus=0)(_fit).remote(request, scaling, environment(), answers)
     done: list[Any] = []
     while not done:
         done, _ = ray.wait([running], timeout=0.5)
@@ -74,12 +74,11 @@ def _train(request: Request, scaling: ScalingConfig, failures: dict[str, str]) -
 def _connect(address: str, processes: int) -> None:
     """Raises TransientError where no cluster answers."""
     local = {"include_dashboard": False, "num_cpus": max(processes, os.cpu_count() or 1)}
-    code = [str(Path(str(importlib.import_module(name).__file__)).parent) for name in PACKAGES]
     try:
         if host := re.fullmatch(r"(ray://)?(.+):(\d+)", address):
             socket.create_connection((host[2], int(host[3])), timeout=10).close()  # Ray would try for minutes
         options = local if address == "local" else {}
-        ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False, **options)
+        ray.init(address, runtime_env={"py_modules": our_code()}, log_to_driver=False, **options)
     except (OSError, RayError) as error:
         raise TransientError(f"no Ray cluster answers at launch.address {address}: {error}") from error
 
@@ -102,7 +101,12 @@ def _scaling(processes: int) -> ScalingConfig:
     return ScalingConfig(num_workers=processes, resources_per_worker={"CPU": cores})
 
 
-def _environment() -> dict[str, str]:
+def our_code() -> list[str]:
+    """Directories of our packages, which Ray sends to its workers."""
+    return [str(Path(str(importlib.import_module(name).__file__)).parent) for name in PACKAGES]
+
+
+def environment() -> dict[str, str]:
     """What a worker must know to find its inputs, secrets included: Ray would log them in a runtime environment."""
     handed = {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
     return {**handed, "TINYBERT_STORE": store().root}

@@ -2,12 +2,16 @@
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Task
 from prefect.utilities.callables import get_call_parameters
 
+from tasks.settings import settings
 from tinybert.errors import ConfigError
 from tinybert.training_config import LaunchConfig
 
@@ -32,10 +36,39 @@ def states_of(task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: Laun
         return
     if importlib.util.find_spec("prefect_ray") is None:
         raise ConfigError("launch.engine is 'ray', which is not installed; pip install 'tinybert-pipeline[ray]'")
-    runner = importlib.import_module("prefect_ray").RayTaskRunner
-    # The runner itself takes "auto" for a cluster of its own; Ray takes it for the one this machine is part of.
-    with runner(init_kwargs={"address": launch.address, "include_dashboard": False}) as cluster:
+    with _cluster(launch) as cluster:
         futures = [cluster.submit(task, get_call_parameters(task.fn, call, {})) for call in calls]
         for future in futures:
             future.wait()
             yield future.state
+
+
+def _cluster(launch: LaunchConfig) -> Any:
+    """Prefect's Ray task runner, whose tasks find store, MLflow and our code wherever they run."""
+    ray_launch = importlib.import_module("tasks.ray_launch")
+    local = {"include_dashboard": False} if launch.address == "local" else {}
+    options = {"address": launch.address, "runtime_env": {"py_modules": ray_launch.our_code()}, **local}
+    # The runner's own "auto" is a cluster of its own; Ray's, given this way, the one this machine is part of.
+    runner = importlib.import_module("prefect_ray").RayTaskRunner(init_kwargs=options)
+    environment = ray_launch.environment() | {
+        "TINYBERT_EXPERIMENT": settings().experiment,
+        "TINYBERT_SLOTS": settings().slots,
+    }
+    if settings().tracking_uri.startswith("http"):  # a SQLite file is this machine's
+        environment["MLFLOW_TRACKING_URI"] = settings().tracking_uri
+    runner._run_prefect_task = _in_environment(environment, runner._run_prefect_task)
+    return runner
+
+
+def _in_environment(environment: dict[str, str], run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that runs another with these variables set; with it they travel over Ray's own connection.
+
+    A runtime environment would carry them as well, but Ray writes it into its logs.
+    """
+
+    def run_there(*arguments: Any, **named: Any) -> Any:
+        os.environ.update(environment)
+        os.environ.setdefault("TINYBERT_WORK", str(Path(tempfile.gettempdir()) / "tinybert"))
+        return run(*arguments, **named)
+
+    return run_there

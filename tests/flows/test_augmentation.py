@@ -49,6 +49,7 @@ def finished(form, store):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_at_the_next_shard_and_gives_the_same_files(home, form):
     with begun(form, home / "store") as process:
         for line in process.stdout:
@@ -63,6 +64,7 @@ def test_a_killed_run_goes_on_at_the_next_shard_and_gives_the_same_files(home, f
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_shards_on_a_ray_cluster_give_the_same_files(home, form):
     pytest.importorskip("prefect_ray")
     _, here = finished(form, home / "store")
