@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from prefect.artifacts import Artifact
 from transformers import pipeline
 
 from flows.command import preset, show, where, write_json
@@ -96,6 +97,23 @@ def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
         "student",
         "targets",
     }
+
+
+def test_the_report_of_augmentation_is_in_both_uis(first, shared_home):
+    client = MlflowClient(f"sqlite:///{shared_home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tinybert").experiment_id
+    [screen] = [run for run in client.search_runs([experiment]) if run.info.run_name == "screen"]
+    names = {artifact.path for artifact in client.list_artifacts(screen.info.run_id)}
+    assert {"augmentation.md", "augmentation.png", "examples.json"} <= names
+    examples = client.load_table(experiment, "examples.json", run_ids=[screen.info.run_id])
+    assert len(examples) == 20
+    assert {"original", "copy", "teacher", "became"} <= set(examples.columns)
+    made = screen.data.metrics["final_made"]
+    dropped = sum(value for name, value in screen.data.metrics.items() if name.startswith("final_dropped_"))
+    assert made == screen.data.metrics["final_kept"] + dropped > 0
+    report = Artifact.get("augmentation").data
+    assert report.startswith("#")
+    assert "recipe" in report
 
 
 def test_the_model_is_registered(first, shared_home):
