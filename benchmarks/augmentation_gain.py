@@ -5,7 +5,7 @@ augmentation are computed once and shared. Both distillation stages of both runs
 their checkpoint from about as many evaluations. The seed sets augmentation, `layers` and `logits`; the rows, the
 teacher and the general student stay the same, so the spread is that of distillation alone.
 
-    python benchmarks/augmentation_gain.py [--preset NAME] [--seeds N] [--copies N] [--steps N] [--json FILE]
+    python benchmarks/augmentation_gain.py [--preset NAME] [--seeds N] [--copies N] [--steps N] [--rows N] [--json FILE]
 
 With --directory the installation is kept, and the same command continues there after an interruption.
 """
@@ -24,22 +24,27 @@ from distill_step import commit, processor
 ROOT = Path(__file__).parent.parent
 
 
-def changes(seed: int, copies: int, steps: int) -> dict[str, object]:
+def changes(seed: int, copies: int, steps: int, rows: int | None) -> dict[str, object]:
     """Fields of the form that one run has different from the preset; with 0 copies augmentation is off."""
     trained = {
         f"{stage}.optim.{field}": value
         for stage in ("layers", "logits")
         for field, value in {"seed": seed, "steps": steps, "epochs": 1000}.items()
     }
-    return trained | {
-        "augment.enabled": copies > 0,
-        "augment.copies": max(copies, 1),
-        "augment.seed": seed,
-        # An epoch is as many times longer, so the evaluations stay about as many steps apart.
-        "logits.selection.evaluations_per_epoch": copies + 1,
-        "baseline.enabled": False,
-        "publish.enabled": False,
-    }
+    rows_of = {} if rows is None else {"data.rows": rows}
+    return (
+        trained
+        | rows_of
+        | {
+            "augment.enabled": copies > 0,
+            "augment.copies": max(copies, 1),
+            "augment.seed": seed,
+            # An epoch is as many times longer, so the evaluations stay about as many steps apart.
+            "logits.selection.evaluations_per_epoch": copies + 1,
+            "baseline.enabled": False,
+            "publish.enabled": False,
+        }
+    )
 
 
 def distilled(directory: Path, preset: str, fields: dict[str, object]) -> float:
@@ -63,7 +68,8 @@ def measure(directory: Path, given: argparse.Namespace) -> list[dict[str, float]
     found = []
     for seed in range(given.seeds):
         without, with_copies = (
-            distilled(directory, given.preset, changes(seed, copies, given.steps)) for copies in (0, given.copies)
+            distilled(directory, given.preset, changes(seed, copies, given.steps, given.rows))
+            for copies in (0, given.copies)
         )
         found.append({"seed": seed, "without": without, "with": with_copies, "difference": with_copies - without})
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
@@ -87,7 +93,7 @@ def report(found: list[dict[str, float]], given: argparse.Namespace) -> str:
     lines = [
         f"{processor()}; commit {commit()}; `{' '.join(['python', *sys.argv])}`",
         "",
-        f"Preset {given.preset}, {given.copies} copies a row, {given.steps} steps of `layers` and of `logits` each; "
+        f"Preset {given.preset}, {given.rows or 'its own number of'} rows, {given.copies} copies a row, {given.steps} steps of `layers` and of `logits` each; "
         "the student's accuracy on the validation rows.",
         "",
         "| seed | steps | without | with | difference |",
@@ -110,6 +116,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each kind")
     parser.add_argument("--copies", type=int, default=4, metavar="N", help="copies per row")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="optimizer steps of layers and of logits")
+    parser.add_argument("--rows", type=int, metavar="N", help="training rows at most; otherwise the preset's")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="installation to keep; otherwise a temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     given = parser.parse_args()
