@@ -32,19 +32,14 @@ def changes(seed: int, copies: int, steps: int, rows: int | None) -> dict[str, o
         for field, value in {"seed": seed, "steps": steps, "epochs": 1000}.items()
     }
     rows_of = {} if rows is None else {"data.rows": rows}
-    return (
-        trained
-        | rows_of
-        | {
-            "augment.enabled": copies > 0,
-            "augment.copies": max(copies, 1),
-            "augment.seed": seed,
-            # An epoch is as many times longer, so the evaluations stay about as many steps apart.
-            "logits.selection.evaluations_per_epoch": copies + 1,
-            "baseline.enabled": False,
-            "publish.enabled": False,
-        }
-    )
+    augmentation = {
+        "augment.enabled": copies > 0,
+        "augment.copies": max(copies, 1),
+        "augment.seed": seed,
+        # An epoch is as many times longer, so the evaluations stay about as many steps apart.
+        "logits.selection.evaluations_per_epoch": copies + 1,
+    }
+    return {**trained, **rows_of, **augmentation, "baseline.enabled": False, "publish.enabled": False}
 
 
 def distilled(directory: Path, preset: str, fields: dict[str, object]) -> float:
@@ -93,7 +88,8 @@ def report(found: list[dict[str, float]], given: argparse.Namespace) -> str:
     lines = [
         f"{processor()}; commit {commit()}; `{' '.join(['python', *sys.argv])}`",
         "",
-        f"Preset {given.preset}, {given.rows or 'its own number of'} rows, {given.copies} copies a row, {given.steps} steps of `layers` and of `logits` each; "
+        f"Preset {given.preset}, {given.rows or 'its own number of'} rows, {given.copies} copies a row, "
+        f"{given.steps} steps of `layers` and of `logits` each; "
         "the student's accuracy on the validation rows.",
         "",
         "| seed | steps | without | with | difference |",
