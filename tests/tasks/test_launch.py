@@ -186,6 +186,7 @@ def check_equal(found: ModelResult, expected: ModelResult) -> None:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(trained):
     two, one = trained(TWO), trained(LaunchConfig())
     check_equal(two, one)

@@ -21,7 +21,7 @@ def test_only_name_data_and_teacher_are_required():
         1200,
         12,
     )
-    assert (config.augment.copies, config.augment.candidates, config.augment.probability) == (20, 15, 0.4)
+    assert (config.augment.copies, config.augment.candidates, config.augment.probability) == (None, 15, 0.4)
     assert (config.layers.optim.epochs, config.logits.optim.epochs) == (20, 3)
 
 
