@@ -56,7 +56,7 @@ format: setup    ## mend what ruff can mend
 docs: setup      ## write docs/configuration.md anew, from the form
 	@$(BIN)/python docs/generate.py
 
-bench: setup     ## measure, and print the tables of benchmarks/results.md
+bench: setup     ## measure, and print the tables of benchmarks/results.md (hours)
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:           ## take away .venv and build

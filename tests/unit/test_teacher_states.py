@@ -2,33 +2,11 @@
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    DistilBertConfig,
-    DistilBertModel,
-    ElectraConfig,
-    ElectraModel,
-    MPNetConfig,
-    MPNetModel,
-    RobertaConfig,
-    RobertaModel,
-)
 
+from tests.unit.teachers import FAMILIES
 from tinybert.states import StateCapture
 from tinybert.teacher_states import TeacherStates, remembered_states, state_names
 
-SHAPE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 30}
-DISTIL = {"vocab_size": 50, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 30}
-FAMILIES = {
-    "bert": lambda: BertModel(BertConfig(**SHAPE)),
-    "bert with a head": lambda: BertForSequenceClassification(BertConfig(**SHAPE)),
-    "roberta": lambda: RobertaModel(RobertaConfig(**SHAPE, type_vocab_size=1)),
-    "electra": lambda: ElectraModel(ElectraConfig(**SHAPE, embedding_size=16)),
-    "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTIL)),
-    "mpnet": lambda: MPNetModel(MPNetConfig(**SHAPE)),
-}
 BATCH = {
     "input_ids": torch.tensor([[7, 8, 9, 10, 11], [12, 13, 14, 1, 1]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
