@@ -42,7 +42,7 @@ def launch(directory: Path) -> None:
     request, send = read_request(directory), send_to(directory)
     end_on_request()
     with told(send, "the launcher"):
-        _connect(request.launch.address or "auto", request.launch.processes)
+        connect(request.launch.address or "auto", request.launch.processes)
         signal.signal(signal.SIGTERM, end)  # Ray has set its own
         scaling = _scaling(request.launch.processes)
     failures: dict[str, str] = {}
@@ -71,14 +71,15 @@ def _train(request: Request, scaling: ScalingConfig, failures: dict[str, str]) -
     failures.update(ray.get(running))
 
 
-def _connect(address: str, processes: int) -> None:
-    """Raises TransientError where no cluster answers."""
+def connect(address: str, processes: int) -> None:
+    """Connect this process; raises TransientError where no cluster answers."""
     local = {"include_dashboard": False, "num_cpus": max(processes, os.cpu_count() or 1)}
+    code = [str(Path(str(importlib.import_module(name).__file__)).parent) for name in PACKAGES]
     try:
         if host := re.fullmatch(r"(ray://)?(.+):(\d+)", address):
             socket.create_connection((host[2], int(host[3])), timeout=10).close()  # Ray would try for minutes
         options = local if address == "local" else {}
-        ray.init(address, runtime_env={"py_modules": our_code()}, log_to_driver=False, **options)
+        ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False, **options)
     except (OSError, RayError) as error:
         raise TransientError(f"no Ray cluster answers at launch.address {address}: {error}") from error
 
@@ -99,11 +100,6 @@ def _scaling(processes: int) -> ScalingConfig:
         return ScalingConfig(num_workers=processes, use_gpu=True)
     cores = max(c for c in range(1, max(nodes) + 1) if sum(node // c for node in nodes) >= processes)
     return ScalingConfig(num_workers=processes, resources_per_worker={"CPU": cores})
-
-
-def our_code() -> list[str]:
-    """Directories of our packages, which Ray sends to its workers."""
-    return [str(Path(str(importlib.import_module(name).__file__)).parent) for name in PACKAGES]
 
 
 def environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ def states_of(task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: Laun
 
     Raises:
         ConfigError: The Ray task runner is not installed.
+        TransientError: No cluster answers.
     """
     if launch.engine != "ray":
         for call in calls:
@@ -43,21 +45,23 @@ def states_of(task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: Laun
             yield future.state
 
 
-def _cluster(launch: LaunchConfig) -> Any:
+@contextmanager
+def _cluster(launch: LaunchConfig) -> Iterator[Any]:
     """Prefect's Ray task runner, whose tasks find store, MLflow and our code wherever they run."""
     ray_launch = importlib.import_module("tasks.ray_launch")
-    local = {"include_dashboard": False} if launch.address == "local" else {}
-    options = {"address": launch.address, "runtime_env": {"py_modules": ray_launch.our_code()}, **local}
-    # The runner's own "auto" is a cluster of its own; Ray's, given this way, the one this machine is part of.
-    runner = importlib.import_module("prefect_ray").RayTaskRunner(init_kwargs=options)
     environment = ray_launch.environment() | {
         "TINYBERT_EXPERIMENT": settings().experiment,
         "TINYBERT_SLOTS": settings().slots,
     }
     if settings().tracking_uri.startswith("http"):  # a SQLite file is this machine's
         environment["MLFLOW_TRACKING_URI"] = settings().tracking_uri
-    runner._run_prefect_task = _in_environment(environment, runner._run_prefect_task)
-    return runner
+    ray_launch.connect(launch.address, processes=1)
+    try:
+        with importlib.import_module("prefect_ray").RayTaskRunner() as runner:
+            runner._run_prefect_task = _in_environment(environment, runner._run_prefect_task)
+            yield runner
+    finally:
+        ray_launch.ray.shutdown()
 
 
 def _in_environment(environment: dict[str, str], run: Callable[..., Any]) -> Callable[..., Any]:
