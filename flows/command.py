@@ -1,13 +1,13 @@
 """A flow from the command line: the presets of prefect.yaml, fields set by hand, no server needed."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -18,42 +18,54 @@ from tinybert.errors import ConfigError, InputError, TransientError
 from tinybert.form import Form, merge
 from tinybert.report import MODELS, table_rows
 
+T = TypeVar("T", bound=BaseModel)
+
 DEPLOYMENTS = Path(__file__).parent.parent / "prefect.yaml"
 
 
-def presets(deployments: Path = DEPLOYMENTS) -> dict[str, dict[str, Any]]:
-    """Parameters of each deployment in prefect.yaml, by its name: the one place where presets are written."""
+def presets(flow: str = "distill", deployments: Path = DEPLOYMENTS) -> dict[str, dict[str, Any]]:
+    """Parameters of each deployment of a flow in prefect.yaml, by its name: the one place where presets are written."""
     listed = yaml.safe_load(deployments.read_text())["deployments"]
-    return {deployment["name"]: deployment["parameters"]["config"] for deployment in listed}
+    mine = [deployment for deployment in listed if deployment["entrypoint"].startswith(f"flows.{flow}.")]
+    return {deployment["name"]: deployment["parameters"]["config"] for deployment in mine if "parameters" in deployment}
 
 
-def preset(name: str, deployments: Path = DEPLOYMENTS) -> dict[str, Any]:
-    """The parameters of one preset.
+def preset(name: str, flow: str = "distill", deployments: Path = DEPLOYMENTS) -> dict[str, Any]:
+    """The parameters of one preset of a flow.
 
     Raises:
         ConfigError: There is none of that name; the message lists those there are.
     """
-    known = presets(deployments)
+    known = presets(flow, deployments)
     if name not in known:
         raise ConfigError(f"--preset {name}: unknown; prefect.yaml has {', '.join(sorted(known))}")
     return known[name]
 
 
-def main(flow: Callable[[Any], RunSummary], form: type[Form], arguments: Sequence[str] | None = None) -> None:
+def main(
+    flow: Callable[[Any], T], form: type[Form], show: Callable[[T], None], arguments: Sequence[str] | None = None
+) -> None:
     """Run a flow from the command line: without a Prefect server where none is configured, else against it.
 
     Bad input ends with status 2 and one line that says what to change; any other failure with status 1.
+
+    Args:
+        flow: The flow; its one parameter is `config`.
+        form: Class of `config`.
+        show: Prints what the flow gave back.
+        arguments: Of the command line; otherwise the program's own.
     """
-    given = _parser(form).parse_args(arguments)
+    name = str(getattr(flow, "name", flow))
+    given = _parser(name, form).parse_args(arguments)
     if given.list:
-        print("\n".join(sorted(presets())))
+        print("\n".join(sorted(presets(name))))
         return
     try:
-        values = preset(given.preset) if given.preset else {}
+        values = preset(given.preset, name) if given.preset else {}
         config = validated(form, merge(values, parse_assignments(given.set)))
         speak()
         with local_settings():
-            summary = flow(config)
+            found = flow(config)
     except InputError as error:
         fail(error)
     except TransientError as error:
@@ -62,21 +74,22 @@ def main(flow: Callable[[Any], RunSummary], form: type[Form], arguments: Sequenc
     except KeyboardInterrupt:
         print("interrupted; the same command continues where this run stopped", file=sys.stderr)
         raise SystemExit(130) from None
-    show(summary)
+    show(found)
     if given.json:
-        write_json(summary, given.json)
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(found.model_dump_json(indent=1) + "\n")
 
 
-def _parser(form: type[Form]) -> argparse.ArgumentParser:
+def _parser(flow: str, form: type[Form]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.distill",
-        description="Run a preset of prefect.yaml, or a run put together with --set, on this machine.",
+        prog=f"python -m flows.{flow}",
+        description=f"Run the flow {flow} on this machine: a preset of prefect.yaml, or fields given by --set.",
         epilog="fields for --set:\n" + describe_fields(form),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", metavar="NAME", help="parameters of this deployment in prefect.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one field; may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the closing table here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what the run gives back here as well")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     return parser
 
@@ -117,18 +130,3 @@ def where(summary: RunSummary) -> list[str]:
 def shown(path: Path) -> str:
     """A path as short as the reader can use it: relative where it lies below the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def write_json(summary: RunSummary, path: Path) -> None:
-    """The closing table as JSON: a number per cell, and the stages with their seconds."""
-    models = {name: summary.comparison[name] for name in MODELS if name in summary.comparison}
-    content = {
-        **models,
-        "retention": summary.comparison["retention"],
-        "speedup": summary.comparison["speedup"],
-        "seconds": summary.seconds,
-        "stages": [stage.model_dump() for stage in summary.stages],
-        "model_directory": summary.model_directory,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -105,6 +105,6 @@ def augmented(run: Run, config: DistillConfig, found: Sources, prepared: Dataset
 
 
 if __name__ == "__main__":
-    from flows.command import main
+    from flows.command import main, show
 
-    main(distill, DistillConfig)
+    main(distill, DistillConfig, show)

@@ -33,6 +33,7 @@ DECLARATIONS = {
     "tinybert.config",
     "tinybert.training_config",
     "tinybert.augment_config",
+    "tinybert.release_config",
     "tinybert.form",
     "tinybert.errors",
     "tinybert.refs",

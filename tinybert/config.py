@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tinybert.augment_config import AugmentConfig, QualityConfig
 from tinybert.form import PIN, Form
+from tinybert.release_config import EvaluateConfig, ExportConfig, GateConfig, PublishConfig
 from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
 
 
@@ -35,7 +36,15 @@ class DataConfig(Form):
     validation_rows: int | None = Field(None, ge=2)
     """Validation rows at most, sampled per label. Empty: all."""
     validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of rows split off (seeded, per label) where no validation split exists."""
+    """Share of rows held out (seeded, per label) where no validation split exists."""
+    test_source: str | None = Field(None, pattern=PIN)
+    """Test rows. Empty: the source's own labelled test split, or a part of the held-out rows."""
+    test_rows: int | None = Field(None, ge=2)
+    """Test rows at most, sampled per label. Empty: all."""
+    test_share: float = Field(0.5, ge=0, lt=1)
+    """Share of the held-out rows that models are compared on; checkpoints are chosen on the rest. 0: all serve both."""
+    slice_by: str | None = None
+    """Column by whose values the scores are broken down, e.g. a channel or a product. Empty: none."""
     leaks: Literal["remove", "refuse"] = "remove"
     """Texts that stand in both splits: remove them from training, or refuse the data."""
     max_length: int = Field(128, ge=8, le=512)
@@ -207,26 +216,6 @@ class BaselineConfig(Form):
     """Peak learning rate; a random start bears a higher one than a pretrained one."""
 
 
-class EvaluateConfig(Form):
-    """Comparison of teacher, student and baseline on the validation split."""
-
-    batch_size: int = Field(64, ge=1, le=4096)
-    """Rows per forward pass when scoring."""
-    latency_runs: int = Field(100, ge=3, le=10_000)
-    """Timed single-sentence predictions per model, interleaved between the models."""
-    threads: int | None = Field(None, ge=1, le=1024)
-    """CPU threads while timing. Empty: torch's default."""
-
-
-class PublishConfig(Form):
-    """Registration of the exported student."""
-
-    enabled: bool = True
-    """Off: the student is exported and evaluated, but no model version is registered."""
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
-    """Registered model. Empty: the run's name."""
-
-
 class DistillConfig(Form):
     """Everything one distillation run needs to know."""
 
@@ -260,10 +249,14 @@ class DistillConfig(Form):
     """Task distillation, predictions."""
     baseline: BaselineConfig = BaselineConfig()
     """The same student without distillation."""
+    export: ExportConfig = ExportConfig()
+    """ONNX and int8."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Comparison."""
+    gate: GateConfig = GateConfig()
+    """What is promoted."""
     publish: PublishConfig = PublishConfig()
-    """Registration."""
+    """Registration and promotion."""
     launch: LaunchConfig = LaunchConfig()
     """Processes and machines of the training stages."""
 

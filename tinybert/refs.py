@@ -4,6 +4,8 @@ Tasks hand on a `Ref`, never a whole result: seconds and run ids would change th
 The classes are concrete because a generic one does not survive Prefect's JSON serializer.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -53,7 +55,11 @@ class EarlierRef(Ref):
 
 
 class ReportRef(Ref):
-    """A directory with the comparison table and its pictures."""
+    """A directory with tables, predictions and pictures of a comparison, or with a decision about it."""
+
+
+class ScoresRef(Ref):
+    """Answers of a published model for rows of text, as Parquet."""
 
 
 class StageResult(BaseModel):
@@ -100,8 +106,16 @@ class ReportResult(StageResult):
     report: ReportRef
 
 
+class ScoresResult(StageResult):
+    """A stage that scored rows."""
+
+    scores: ScoresRef
+
+
 class PublishResult(StageResult):
-    """A registered model version."""
+    """A registered model version, and what became of it."""
 
     name: str
     version: str
+    outcome: Literal["promoted", "rejected", "unchanged", "overtaken"]
+    """overtaken: another run has changed the champion since the comparison; compare with the new one, and try again."""
