@@ -45,6 +45,10 @@ class Rows(ABC):
     def batch(self, rows: Indices, chance: torch.Generator) -> Batch:
         """Tensors of these rows, the row first in all their shapes; what is random in them comes from `chance`."""
 
+    def tokens(self) -> NDArray[np.int64] | None:
+        """Token ids that occur in the batches, rising; None where finding out would cost more than it is worth."""
+        return None
+
 
 class Plan(ABC):
     """The rows of each step of a stage, all epochs through."""

@@ -58,6 +58,11 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def tokens(self) -> NDArray[np.int64]:
+        """Token ids that occur in what `inputs` gives, rising."""
+        chunks = (np.unique(self._ids[start : start + 2**24]) for start in range(0, len(self._ids), 2**24))
+        return np.unique(np.concatenate([[self._padding], *chunks])).astype(np.int64)
+
     def inputs(self, rows: Indices) -> Batch:
         """input_ids, attention_mask and, where the model knows them, token_type_ids: (B, L) each."""
         lengths_B = torch.from_numpy(self.lengths[rows].astype(np.int64))
@@ -93,6 +98,10 @@ class TaskRows(Rows):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def tokens(self) -> NDArray[np.int64]:
+        """Token ids that occur, padding included."""
+        return self.table.tokens()
 
     def batch(self, rows: Indices, chance: torch.Generator) -> Batch:
         """Token ids and masks (B, L), labels (B,), and the teacher's answers (see `TeacherCache`)."""

@@ -18,6 +18,7 @@ from tinybert.reporting import Reporter
 from tinybert.resume import resume_beside
 from tinybert.trainer import StageTrainer
 from tinybert.training_config import OptimConfig
+from tinybert.used_rows import Shrunk
 
 SELECTION, LAST = "selection.json", "last/model.safetensors"
 
@@ -60,13 +61,15 @@ def train(
     for directory in (out, resume):
         directory.mkdir(parents=True, exist_ok=True)
     set_dropout(learner, optim.dropout)
+    shrunk = Shrunk(learner, rows.tokens())
     with Interruption() as interruption:
         trainer = StageTrainer(what, learner, rows, optim, resume, validation, interruption)
         trainer.add_callback(Reporter(what, trainer.batches.steps, on_metrics, trainer.mean_terms))
+        trainer.add_callback(shrunk)
         begun = time.monotonic()
         state = trainer.run()
         seconds = time.monotonic() - begun
-    chosen = _keep_chosen(learner, state, validation, out)
+    chosen = _keep_chosen(learner, shrunk, state, validation, out)
     return {
         "steps": float(state.global_step),
         "loss": next(entry["loss"] for entry in reversed(state.log_history) if "loss" in entry),
@@ -77,7 +80,9 @@ def train(
     }
 
 
-def _keep_chosen(learner: Learner, state: TrainerState, validation: Validation | None, out: Path) -> dict[str, float]:
+def _keep_chosen(
+    learner: Learner, shrunk: Shrunk, state: TrainerState, validation: Validation | None, out: Path
+) -> dict[str, float]:
     """Put the chosen weights into the learner, write down which they are, and keep the last ones beside them."""
     last = chosen = int(state.global_step)
     scores: dict[str, float] = {}
@@ -92,8 +97,11 @@ def _keep_chosen(learner: Learner, state: TrainerState, validation: Validation |
         record = {"why": f"highest {validation.selection.metric} on validation", **scores}
     if chosen != last and process() == 0:
         (out / LAST).parent.mkdir(exist_ok=True)
+        shrunk.restore()
         safetensors.torch.save_model(learner, str(out / LAST))
+        shrunk.shrink()
         safetensors.torch.load_model(learner, Path(state.best_model_checkpoint or "") / "model.safetensors")
+    shrunk.restore()
     if process() == 0:
         (out / SELECTION).write_text(json.dumps({"chosen_step": chosen, "last_step": last, **record}, indent=1) + "\n")
     return {"chosen_step": float(chosen), **scores}

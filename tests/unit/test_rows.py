@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizer
 
 from tinybert import rows as module
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.errors import DataError
 from tinybert.rows import TaskRows, TokenTable, imitation_rows, task_rows
 from tinybert.samples import sentences
@@ -97,7 +97,7 @@ def test_the_table_leaves_no_file_behind(smoke_material, tmp_path, monkeypatch):
 
 def write_data(directory, texts):
     directory.mkdir()
-    for split in ("train", "validation"):
+    for split in SPLITS:
         with RowWriter(directory / f"{split}.arrow") as writer:
             for number, (text, pair) in enumerate(texts):
                 writer.add(text, pair, len(text) % 2, number)
