@@ -8,7 +8,7 @@ INSTALLED_RAY := .venv/installed-ray
 export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup quickstart smoke test test-slow lint format docs bench clean
+.PHONY: help setup quickstart smoke up down status test test-slow lint format docs bench clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  || { echo "error: $(PYTHON) is not Python 3.11 or 3.12; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
-	  --constraint constraints.txt --editable '.[quickstart,dev]'
+	  --constraint constraints.txt --editable '.[quickstart,export,dev]'
 	@touch $@
 
 $(INSTALLED_RAY): $(INSTALLED)
@@ -36,6 +36,15 @@ quickstart: setup ## distil a real teacher on real reviews, about ten minutes on
 smoke: setup     ## every stage in a minute, on a tiny model made on the spot
 	@$(BIN)/python -m tinybert.samples build/smoke
 	@$(BIN)/python -m flows.distill --preset smoke --json build/smoke.json
+
+up: setup        ## Prefect, MLflow, S3, database and a worker on this machine, until Ctrl-C; see docs/stack.md
+	@$(BIN)/python -m infra.stack up
+
+down:            ## stop them from another terminal; the data stay
+	@$(BIN)/python -m infra.stack down
+
+status:          ## how they are
+	@$(BIN)/python -m infra.stack status
 
 test: setup      ## the default test suite
 	@$(BIN)/python -m pytest -m 'not slow'

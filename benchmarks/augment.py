@@ -228,7 +228,7 @@ def write_data(directory: Path, rows: int) -> None:
     whole = reviews.loc[reviews["source"] == "imdb", "text"].str.replace("<[^>]+>", " ", regex=True)
     firsts = whole.str.split(r"(?<=[.!?])\s", n=1, regex=True).str[0].str[:200]
     directory.mkdir()
-    for split, texts in (("train", firsts[:rows]), ("validation", firsts[-2:])):
+    for split, texts in (("train", firsts[:rows]), ("validation", firsts[-2:]), ("test", firsts[-4:-2])):
         with RowWriter(directory / f"{split}.arrow") as writer:
             for number, text in enumerate(texts):
                 writer.add(text, None, number % 2, number)

@@ -29,7 +29,7 @@ from reference import STUDENT, TEACHER, Reference
 from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
 
 from tinybert.config import LogitsConfig, MapConfig, TargetsConfig
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
 from tinybert.learner import Learner
 from tinybert.libraries import quiet
@@ -84,7 +84,7 @@ class Engine:
         torch.manual_seed(0)
         BertForSequenceClassification(TEACHER).save_pretrained(self.teacher)
         self.tokenizer.save_pretrained(self.teacher)
-        for split in ("train", "validation"):
+        for split in SPLITS:
             with RowWriter(self.directory / f"{split}.arrow") as writer:
                 for number, text in enumerate(texts if split == "train" else texts[:2]):
                     writer.add(text, None, number % 2, number)

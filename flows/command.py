@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tasks.local import local_settings, speak
@@ -16,7 +17,7 @@ from tasks.run import RunSummary
 from tinybert.cli import describe_fields, fail, parse_assignments, validated
 from tinybert.errors import ConfigError, InputError, TransientError
 from tinybert.form import Form, merge
-from tinybert.report import MODELS, table_rows
+from tinybert.report import table_rows
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -98,13 +99,17 @@ def show(summary: RunSummary) -> None:
     """The closing table, and where everything is."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     header, *rows = table_rows(summary.comparison)
-    table = Table(title=f"{summary.name}: validation split, same rows, same machine")
+    table = Table(title=f"{summary.name}: {summary.comparison['rows']} test rows, same machine")
     for number, heading in enumerate(header):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     console.print()
     console.print(table)
+    console.print(summary.decision["summary"], highlight=False)
+    for rule in summary.decision["rules"]:
+        mark = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]  - [/]"}[rule["passed"]]
+        console.print(f"  {mark}  {escape(rule['name'])}: {escape(rule['found'])}", highlight=False)
     cached = sum(stage.cached for stage in summary.stages)
     console.print(f"{len(summary.stages)} stages ({cached} cached) in {summary.seconds:.0f} s", highlight=False)
     for line in where(summary):
@@ -119,9 +124,9 @@ def where(summary: RunSummary) -> list[str]:
     mlflow = shown(Path(sys.executable).with_name("mlflow"))
     return [
         f"MLflow:   {page}" if server else f"MLflow:   {mlflow} ui --backend-store-uri {summary.tracking_uri}",
-        f"report:   {shown(Path(summary.report_directory))}",
+        f"report:   {shown(Path(summary.page))}",
         f"model:    {model}",
-        *([f"registry: {summary.registered}"] if summary.registered else []),
+        *([f"registry: {summary.registered}, {summary.outcome}"] if summary.registered else []),
         "predict:  from transformers import pipeline",
         f"          pipeline('text-classification', model='{model}', truncation=True)('...')",
     ]

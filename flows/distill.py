@@ -1,7 +1,8 @@
-"""The main job: data, teacher, general student, augmentation, layers, logits, export, evaluation, publication."""
+"""The main job: data, teacher, general student, augmentation, layers, logits, then what `flows.release` does."""
 
 from prefect import flow
 
+from flows.release import Candidate, release
 from tasks.augmentation import augment_shard, gather_copies, screen_copies, train_mlm
 from tasks.data import Sources, check_labels, prepare_corpus, prepare_data, resolve_sources
 from tasks.distillation import (
@@ -12,8 +13,7 @@ from tasks.distillation import (
     fine_tune_teacher,
     train_baseline,
 )
-from tasks.evaluation import evaluate_models
-from tasks.publishing import export_student, publish_model
+from tasks.publishing import export_student
 from tasks.run import Run, RunSummary, open_run
 from tinybert.augment_config import shards_for
 from tinybert.config import DistillConfig
@@ -31,7 +31,7 @@ def planned(config: DistillConfig) -> int:
         config.layers.enabled,
         config.baseline.enabled,
     ]
-    always = ["prepare", "targets", "logits", "export", "evaluate"]
+    always = ["prepare", "targets", "logits", "export", "evaluate", "gate", "package"]
     return len(always) + sum(optional)
 
 
@@ -44,7 +44,7 @@ def distill(config: DistillConfig) -> RunSummary:
     """
     with open_run(config, config.name, planned(config)) as run:
         found = run.always(resolve_sources, config)
-        prepared = run(prepare_data, found.data, found.validation, config.data)
+        prepared = run(prepare_data, found.data, found.validation, found.test, config.data)
         data = prepared.dataset
 
         corpus = adapted = None
@@ -79,20 +79,15 @@ def distill(config: DistillConfig) -> RunSummary:
             student, steps = layers.model, int(layers.metrics["steps"])
         logits = run(distill_logits, train, teacher, student, targets, config.logits, config.launch)
         steps += int(logits.metrics["steps"])
-        model = run(export_student, data, logits.model).model
+        model = run(export_student, data, logits.model, config.export).model
 
         baseline = None
         if config.baseline.enabled:
             like = config.logits
             trained = (like.optim, like.selection, config.baseline, steps, config.launch)
             baseline = run(train_baseline, data, shape, *trained).model
-        evaluated = run(evaluate_models, data, teacher, model, baseline, config.evaluate)
-
-        registered = None
-        if config.publish.enabled:
-            published = run.always(publish_model, config.publish.name or config.name, model, evaluated.metrics)
-            registered = f"{published.name} version {published.version}"
-        return run.summarise(config.name, model, evaluated.report, registered)
+        candidate = Candidate(data=data, teacher=teacher, student=model, baseline=baseline)
+        return release(run, config, found, candidate)
 
 
 def augmented(run: Run, config: DistillConfig, found: Sources, prepared: DatasetResult, model: ModelRef) -> DatasetRef:

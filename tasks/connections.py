@@ -1,7 +1,8 @@
-"""This process' object store and tracker, as the environment describes them."""
+"""This process' object store, tracker and registry, as the environment describes them."""
 
 from functools import lru_cache
 
+from tasks.registry import Registry
 from tasks.settings import settings
 from tasks.store import Store
 from tasks.tracking import Tracker
@@ -17,3 +18,9 @@ def store() -> Store:
 def tracker() -> Tracker:
     """The MLflow experiment."""
     return Tracker(settings().tracking_uri, settings().experiment, settings().work / "spool")
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """The registered models of the same MLflow."""
+    return Registry(tracker())

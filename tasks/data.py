@@ -16,6 +16,7 @@ from tinybert.augmentation.words import language
 from tinybert.checks import check_models, check_teacher_labels, wanted_states
 from tinybert.config import CorpusConfig, DataConfig, DistillConfig
 from tinybert.errors import ConfigError
+from tinybert.onnx_model import check_export
 from tinybert.refs import CorpusResult, DatasetRef, DatasetResult, ModelRef, SourceRef, VectorsRef
 
 
@@ -36,6 +37,7 @@ class Sources(BaseModel):
     data: SourceRef
     teacher: ModelRef
     validation: SourceRef | None = None
+    test: SourceRef | None = None
     student: ModelRef | None = None
     corpus: SourceRef | None = None
     vectors: VectorsRef | None = None
@@ -53,6 +55,7 @@ def resolve_sources(config: DistillConfig) -> Sources:
             f"publish.enabled is true, but the MLflow server cannot read the local store {settings().store}; "
             "set TINYBERT_STORE to s3://bucket/prefix, or publish.enabled to false"
         )
+    check_export(config.export)
     student = sources.pin(config.student.source, ModelRef) if config.student.source else None
     teacher = sources.pin(config.teacher.source, ModelRef)
     directories = sources.local(teacher), sources.local(student) if student else None
@@ -61,6 +64,7 @@ def resolve_sources(config: DistillConfig) -> Sources:
     return Sources(
         data=sources.pin(config.data.source, SourceRef),
         validation=sources.pin(config.data.validation_source, SourceRef) if config.data.validation_source else None,
+        test=sources.pin(config.data.test_source, SourceRef) if config.data.test_source else None,
         teacher=teacher,
         student=student,
         states=StatesWanted(mapped=mapped, attention=attention),
@@ -94,9 +98,11 @@ def check_labels(data: DatasetRef, teacher: ModelRef) -> None:
 
 
 @cpu_stage("prepare")
-def prepare_data(source: SourceRef, validation: SourceRef | None, config: DataConfig) -> DatasetResult:
+def prepare_data(
+    source: SourceRef, validation: SourceRef | None, test: SourceRef | None, config: DataConfig
+) -> DatasetResult:
     """Clean, label and split the rows of the task."""
-    return run_stage("prepare", DatasetResult, source=source, validation=validation, config=config)
+    return run_stage("prepare", DatasetResult, source=source, validation=validation, test=test, config=config)
 
 
 @cpu_stage("corpus")

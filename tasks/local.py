@@ -99,10 +99,11 @@ def _end_orphans() -> None:
 
 
 def _free_slots() -> None:
-    """One accelerator slot, free: a temporary server has no service that frees the slot of a killed run."""
+    """One slot of each limit, free: a temporary server has no service that frees the slot of a killed run."""
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(settings().slots, limit=1)
-        client.update_global_concurrency_limit(settings().slots, GlobalConcurrencyLimitUpdate(active_slots=0))
+        for limit in (settings().slots, settings().promotions):
+            client.upsert_global_concurrency_limit_by_name(limit, limit=1)
+            client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 def speak() -> None:

@@ -34,6 +34,7 @@ DECLARATIONS = {
     "tinybert.training_config",
     "tinybert.augment_config",
     "tinybert.release_config",
+    "tinybert.score_config",
     "tinybert.form",
     "tinybert.errors",
     "tinybert.refs",

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,14 @@ from pydantic import BaseModel
 
 from tasks import sources
 from tasks.connections import store, tracker
+from tasks.lineage import commit
 from tasks.runners import states_of
 from tasks.settings import settings
 from tasks.stage import status_after
 from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
-from tinybert.refs import ModelRef, Ref, ReportRef
+from tinybert.refs import ModelRef, PublishResult, Ref, ReportRef
+from tinybert.report import MODELS
 from tinybert.training_config import LaunchConfig
 
 logger = logging.getLogger("tinybert")
@@ -41,14 +42,36 @@ class RunSummary(BaseModel):
 
     name: str
     comparison: dict[str, Any]
+    decision: dict[str, Any]
     stages: list[StageTime]
     seconds: float
     model: ModelRef
     model_directory: str
     report_directory: str
+    page: str
     registered: str | None = None
+    outcome: str | None = None
     tracking_uri: str
     tracking_page: str | None = None
+
+
+class Made(BaseModel):
+    """What the last stages of a run left to show."""
+
+    model: ModelRef
+    report: ReportRef
+    decision: ReportRef
+    published: PublishResult | None = None
+
+    @property
+    def outcome(self) -> str | None:
+        """What became of it in the registry; None where it was not published."""
+        return self.published.outcome if self.published else None
+
+    @property
+    def registered(self) -> str | None:
+        """The registered model and version; None where it was not published."""
+        return f"{self.published.name} version {self.published.version}" if self.published else None
 
 
 class Run:
@@ -58,6 +81,7 @@ class Run:
         self._planned, self._tracked = stages, tracked
         self._begun = time.monotonic()
         self.stages: list[StageTime] = []
+        self.outputs: dict[str, Ref] = {}
 
     def __call__(self, task: Task[..., R], *arguments: Any) -> R:
         """Run a task as a stage, tell how far the run is, and give back the task's result.
@@ -89,48 +113,78 @@ class Run:
                 results[number] = state.result()
         seconds, cached = time.monotonic() - begun, cached and not lost
         self.stages.append(StageTime(name=task.name, seconds=round(seconds, 2), cached=cached))
+        self.outputs.update((task.name, ref) for result in results for ref in _refs(result))
         logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
         return results
+
+    def expect(self, stages: int) -> None:
+        """There will be so many stages more than was thought."""
+        self._planned += stages
 
     def always(self, task: Task[..., R], *arguments: Any) -> R:
         """Run a task that is no stage: it is quick, is never cached, and is not counted."""
         return task(*arguments)
 
-    def summarise(self, name: str, model: ModelRef, report: ReportRef, registered: str | None) -> RunSummary:
+    @property
+    def links(self) -> dict[str, str]:
+        """Pages about this run, where servers have any."""
+        pages = {"MLflow": self._tracked.url, "Prefect": flow_run.ui_url}
+        return {server: page for server, page in pages.items() if page}
+
+    def summarise(self, name: str, made: Made, page: ReportRef) -> RunSummary:
         """Collect what the run made, and show it in both UIs."""
-        report_directory = sources.local(report)
+        report = sources.local(made.report)
         summary = RunSummary(
             name=name,
-            comparison=json.loads((report_directory / "comparison.json").read_text()),
+            comparison=json.loads((report / "comparison.json").read_text()),
+            decision=json.loads((sources.local(made.decision) / "decision.json").read_text()),
             stages=self.stages,
             seconds=round(time.monotonic() - self._begun, 1),
-            model=model,
-            model_directory=str(sources.local(model)),
-            report_directory=str(report_directory),
-            registered=registered,
+            model=made.model,
+            model_directory=str(sources.local(made.model)),
+            report_directory=str(report),
+            page=str(sources.local(page) / "report.html"),
+            registered=made.registered,
+            outcome=made.outcome,
             tracking_uri=settings().tracking_uri.partition("://")[0] + "://" + _address(settings().tracking_uri),
             tracking_page=self._tracked.url,
         )
-        self._show(summary, report_directory)
+        self._show(summary, made, page)
         return summary
 
-    def _show(self, summary: RunSummary, report: Path) -> None:
-        markdown = _markdown(summary, (report / "comparison.md").read_text())
+    def _show(self, summary: RunSummary, made: Made, page: ReportRef) -> None:
+        report, decision = Path(summary.report_directory), sources.local(made.decision)
+        markdown = _markdown(summary, (report / "comparison.md").read_text(), (decision / "decision.md").read_text())
         create_markdown_artifact(markdown, key="summary", description=f"Distillation of {summary.name}")
         self._tracked.log_text(markdown, "summary.md")
-        for picture in sorted(report.glob("*.png")):
-            self._tracked.log_file(picture)
-        numbers = {key: summary.comparison[key] for key in ("retention", "speedup")}
-        for name in ("teacher", "student", "baseline"):
-            numbers |= {f"{name}_{key}": value for key, value in summary.comparison.get(name, {}).items()}
-        self._tracked.log_metrics({**numbers, "run_seconds": summary.seconds}, 0)
-        self._tracked.set_tags({"model.uri": summary.model.uri, "model.registered": summary.registered or ""})
+        for file in [*sorted(report.glob("*.png")), Path(summary.page)]:
+            self._tracked.log_file(file)
+        self._tracked.log_metrics({**_columns(summary), "run_seconds": summary.seconds}, 0)
+        self._tracked.set_tags(
+            {
+                "model.uri": summary.model.uri,
+                "model.registered": summary.registered or "",
+                "report.uri": page.uri,
+                "verdict": summary.outcome or summary.decision["verdict"],
+                "served": summary.decision["served"],
+            }
+        )
+
+
+def _columns(summary: RunSummary) -> dict[str, float]:
+    """Numbers by which runs are compared in MLflow: of the served student by themselves, of each model by its name."""
+    decision = summary.decision
+    served = {
+        key: decision[key] for key in ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
+    }
+    models = {name: numbers for name, numbers in summary.comparison.items() if name in MODELS}
+    named = {f"{name}_{key}": value for name, numbers in models.items() for key, value in numbers.items()}
+    return {key: value for key, value in (served | named).items() if value is not None}
 
 
 def _is_stored(result: Any) -> bool:
     """The artifact a stage's result points to is there."""
-    refs = [value for _, value in result if isinstance(value, Ref)]
-    return all(store().holds(Ref(uri=ref.uri, digest=ref.digest)) for ref in refs)
+    return all(store().holds(Ref(uri=ref.uri, digest=ref.digest)) for ref in _refs(result))
 
 
 def _address(uri: str) -> str:
@@ -139,14 +193,20 @@ def _address(uri: str) -> str:
     return authority.rpartition("@")[2] + slash + path
 
 
-def _markdown(summary: RunSummary, table: str) -> str:
+def _refs(result: Any) -> list[Ref]:
+    """What a stage's result points to."""
+    return [value for _, value in result if isinstance(value, Ref)]
+
+
+def _markdown(summary: RunSummary, table: str, rules: str) -> str:
     stages = "".join(
         f"| {stage.name} | {stage.seconds:.1f} | {'cached' if stage.cached else ''} |\n" for stage in summary.stages
     )
     page = f"[MLflow run]({summary.tracking_page})" if summary.tracking_page else f"MLflow: `{summary.tracking_uri}`"
-    registered = f", registered as `{summary.registered}`" if summary.registered else ""
+    registered = f", registered as `{summary.registered}` ({summary.outcome})" if summary.registered else ""
     return (
-        f"## {summary.name}\n\n{table}\n{page}, model `{summary.model.uri}`{registered}\n\n"
+        f"## {summary.name}\n\n{summary.decision['summary']}\n\n{table}\n{rules}\n"
+        f"{page}, report `{summary.page}`, model `{summary.model.uri}`{registered}\n\n"
         f"| stage | seconds | |\n|---|---:|---|\n{stages}"
     )
 
@@ -166,7 +226,7 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         "prefect.flow_run_id": str(flow_run.id or ""),
         "prefect.flow_run_name": str(flow_run.name or ""),
         "prefect.flow_run_url": str(flow_run.ui_url or ""),
-        "git.commit": _commit(),
+        "git.commit": commit(),
     }
     tracked = tracker().start_flow(str(flow_run.id), name, {k: v for k, v in tags.items() if v})
     try:
@@ -176,13 +236,3 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         tracked.close(status_after(error))
         raise
     tracked.close("FINISHED")
-
-
-def _commit() -> str:
-    """The commit this code stands at; empty outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()

@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     """MLFLOW_TRACKING_URI: MLflow server, or a SQLite file."""
     slots: str = "accelerator"
     """TINYBERT_SLOTS: Prefect concurrency limit that accelerator stages occupy, one slot each."""
+    promotions: str = "promotions"
+    """TINYBERT_PROMOTIONS: Prefect concurrency limit, of one slot, that whoever moves a champion occupies meanwhile."""
 
     @property
     def keeps_models_from_mlflow(self) -> bool:

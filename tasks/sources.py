@@ -4,7 +4,7 @@ import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.connections import store, tracker
+from tasks.connections import registry, store
 from tasks.settings import settings
 from tasks.store import fetch_source, is_stored
 from tinybert.digest import content_digest, files_digest, list_files
@@ -25,7 +25,8 @@ def pin(uri: str, kind: type[R]) -> R:
     source = parse(uri)
     if source.scheme == "models":
         name, _, version = source.location.replace("@", "/").rpartition("/")
-        place, digest = tracker().find_model(name, version)
+        found = registry().model(name).get(version)
+        place, digest = found.uri, found.digest
     else:
         path = _fetch(uri, _hub_kind(kind))
         digest = _digest(path, source.scheme, _hub_kind(kind))

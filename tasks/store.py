@@ -9,6 +9,7 @@ IntegrityError when a file is not what its digest says, TransientError when the 
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -131,6 +132,37 @@ def fetch_source(uri: str, cache: Path) -> Path:
         return slot / name
 
 
+def names_at(uri: str) -> set[str]:
+    """Names of the files below `file:/path` or `s3://bucket/prefix`, but hidden ones; none where nothing is yet."""
+    with _translated(uri, uri):
+        place = _place(uri.rstrip("/"))
+        if isinstance(place, _Bucket):
+            found = {item["Key"].removeprefix(place.prefix) for item in place.below(place.prefix)}
+        elif place.path.exists() and not place.path.is_dir():
+            raise StoreError(f"{uri}: found a file; name a directory")
+        else:
+            found = {path.relative_to(place.path).as_posix() for path in place.path.rglob("*") if path.is_file()}
+        return {name for name in found if CONTENT.fullmatch(name)}
+
+
+def copy_to(uri: str, directory: Path, last: str) -> None:
+    """Copies a directory's files to `file:/path` or `s3://bucket/prefix`, each whole or not at all, and `last` last.
+
+    This is for what people and other programs read: files of the same name are replaced, and nothing is read-only.
+    """
+    names = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    with _translated(uri, uri):
+        place = _place(uri.rstrip("/"))
+        for name in sorted(names, key=lambda name: (name == last, name)):
+            if isinstance(place, _Bucket):
+                place.client.upload_file(str(directory / name), place.bucket, f"{place.prefix}{name}", **UPLOAD)
+                continue
+            with staging(place.path) as staged:
+                shutil.copyfile(directory / name, staged / "file")
+                (place.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (staged / "file").replace(place.path / name)
+
+
 @cache
 def _client(settings: tuple[tuple[str, str], ...]) -> Any:
     """A client for these environment variables, kept because making one takes a fifth of a second."""
@@ -145,6 +177,11 @@ class _Bucket:
     @property
     def client(self) -> Any:
         return _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+    @property
+    def prefix(self) -> str:
+        """What the keys below this one begin with."""
+        return f"{self.key}/" if self.key else ""
 
     def read(self, name: str) -> bytes | None:
         with suppress(self.client.exceptions.NoSuchKey):

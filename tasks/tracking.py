@@ -1,18 +1,16 @@
-"""Runs, metrics, data set inputs and the registry; the only user of mlflow.
+"""Runs, metrics and data set inputs; with `tasks.registry` the only user of mlflow.
 
 A tracking outage delays logging and never ends training: what a run has to say is queued and sent when MLflow
 answers; what is left when the run closes goes to a file in the spool directory, from which `Tracker.replay`
-completes it later. Only the registry raises, since publishing without it makes no sense.
+completes it later.
 """
 
-import contextlib
 import json
 import logging
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 from tasks import spool as events
 from tasks.spool import Artifact, Close, Event, Input, Metrics, Outage, Params, Start, Tags
 from tasks.tracked_run import TrackedRun
-from tinybert.errors import InputError, SourceError, TransientError
+from tinybert.errors import InputError, TransientError
 
 log = logging.getLogger("tinybert")
 
@@ -80,57 +78,29 @@ class Tracker:
             file.unlink()
         return done
 
-    def register(self, name: str, uri: str, digest: str, run: TrackedRun | None, tags: dict[str, str]) -> str:
-        """The version, new or known, of the registered model with this digest; aliased `challenger`.
+    def curves(self, digest: str) -> dict[str, list[tuple[int, float]]]:
+        """How the metrics of the stage that made an output went: steps and values of those with more than one.
 
-        Raises:
-            InputError: MLflow refuses the name, the tags or the URI (a server takes no local path).
-            TransientError: MLflow does not answer.
+        Args:
+            digest: Of the output. Of several runs that made it the newest is taken.
+
+        Returns:
+            Nothing where no run made it, or MLflow does not answer.
         """
-        with _answering(f"registering {name!r}"):
-            known = (str(v.version) for v in self._versions(name) if v.tags.get("digest") == digest)
-            version = next(known, None)
-            if version is None:
-                self._ensure_model(name)
-                tags = {**events.allowed_tags(tags), "uri": uri, "digest": digest}
-                run_id = run.run_id if run else None
-                version = str(self.client.create_model_version(name, uri, run_id, tags=tags).version)
-            self.client.set_registered_model_alias(name, "challenger", version)
-        return version
-
-    def find_model(self, name: str, version_or_alias: str) -> tuple[str, str]:
-        """URI and digest of models:/name/3 or models:/name@alias.
-
-        Raises:
-            SourceError: There is no such model, version or alias, or this pipeline did not register it.
-            TransientError: MLflow does not answer.
-        """
-        with _answering(f"looking up model {name!r}"):
-            versions = {str(v.version): v.tags for v in self._versions(name)}
-            aliases = self.client.get_registered_model(name).aliases if versions else {}
-        found = versions.get(str(aliases.get(version_or_alias, version_or_alias)))
-        if found is None:
-            raise SourceError(
-                f"models:/{name}: found no version or alias {version_or_alias!r}; known versions: "
-                f"{', '.join(sorted(versions, key=int)) or 'none'}; known aliases: "
-                f"{', '.join(sorted(aliases)) or 'none'}"
-            )
-        if not {"uri", "digest"} <= found.keys():
-            raise SourceError(
-                f"models:/{name}: {version_or_alias!r} has no tags uri and digest, so this pipeline "
-                "did not publish it; name a version that it published, or the model's own location"
-            )
-        return found["uri"], found["digest"]
-
-    def _versions(self, name: str) -> list[Any]:
-        return list(self.client.search_model_versions(f"name='{name}'"))
-
-    def _ensure_model(self, name: str) -> None:
         try:
-            self.client.create_registered_model(name)
+            found = self.client.search_runs(
+                [self.experiment_id(self.experiment)],
+                filter_string=f"tags.`output.digest` = '{digest}'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
+            )
+            names = [(run.info.run_id, name) for run in found for name in sorted(run.data.metrics)]
+            histories = {name: self.client.get_metric_history(run_id, name) for run_id, name in names}
         except Exception as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":
-                raise
+            log.warning("MLflow does not answer, curves are left out: %s", events.without_credentials(error)[:500])
+            return {}
+        told = {name: sorted((m.step, m.value) for m in history) for name, history in histories.items()}
+        return {name: points for name, points in told.items() if len(points) > 1}
 
     @cached_property
     def client(self) -> Any:
@@ -157,7 +127,7 @@ class Tracker:
         try:
             return str(self.client.create_experiment(name, artifact_location=self.artifacts))
         except Exception as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":  # somebody was faster
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":  # somebody was faster
                 raise
             return str(self.client.get_experiment_by_name(name).experiment_id)
 
@@ -209,7 +179,7 @@ class Tracker:
         try:
             _send(self.client, run_id, batch)
         except Exception as error:
-            if _code(error) not in REFUSALS:
+            if error_code(error) not in REFUSALS:
                 raise
             what = type(batch[0]).__name__.lower()
             log.warning("MLflow refuses %s: %s; dropped", what, events.without_credentials(error)[:500])
@@ -248,20 +218,9 @@ def _key(start: Start) -> tuple[str, str]:
     return (FLOW_TAG, start.flow_run) if start.stage is None else (STAGE_TAG, start.stage)
 
 
-def _code(error: Exception) -> str | None:
+def error_code(error: Exception) -> str | None:
+    """What MLflow calls an error; None where it is not MLflow's."""
     return getattr(error, "error_code", None)
-
-
-@contextlib.contextmanager
-def _answering(what: str) -> Iterator[None]:
-    """Sorts MLflow's errors by whose move it is, without the credentials that its messages may quote."""
-    try:
-        yield
-    except Exception as error:
-        message = f"MLflow, {what}: {events.without_credentials(error)[:500]}"
-        if _code(error) in REFUSALS:
-            raise InputError(message) from None
-        raise TransientError(message) from None
 
 
 def _checked(uri: str) -> tuple[str, str | None]:

@@ -31,13 +31,14 @@ def nowhere():
 
 @pytest.fixture(scope="session")
 def prefect_server():
-    """Prefect with a fresh database, and one accelerator slot."""
+    """Prefect with a fresh database, one accelerator slot, and one promotion at a time."""
     from prefect.client.orchestration import get_client
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
         with get_client(sync_client=True) as client:
-            client.upsert_global_concurrency_limit_by_name("accelerator", limit=1)
+            for limit in ("accelerator", "promotions"):
+                client.upsert_global_concurrency_limit_by_name(limit, limit=1)
         yield
 
 
@@ -52,6 +53,7 @@ def installation(directory):
         settings.settings.cache_clear()
         connections.store.cache_clear()
         connections.tracker.cache_clear()
+        connections.registry.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_LOCAL_STORAGE_PATH: directory / "results"}):
         patch.setenv("TINYBERT_STORE", f"file:{directory}/store")

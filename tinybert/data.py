@@ -1,6 +1,7 @@
-"""The layout of a prepared task data set: two Arrow files and a manifest."""
+"""The layout of a prepared task data set: three Arrow files and a manifest."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from datasets import Dataset
 
 from tinybert.errors import DataError
 
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
+"""What is trained on, what checkpoints and temperatures are chosen on, and what models are compared on."""
 SCHEMA = pa.schema(
     [
         ("text", pa.string()),
@@ -20,15 +22,17 @@ SCHEMA = pa.schema(
         ("label", pa.int64()),
         ("origin", pa.int64()),
         ("made_by", pa.string()),
+        ("group", pa.string()),
     ]
 )
 """text_pair is null for single sentences; label counts from 0; origin is the row an augmented copy was made of, made_by
-the recipe that made it, null for rows of the data themselves."""
+the recipe that made it, null for rows of the data themselves; group is the value of `data.slice_by`, null without and
+for copies."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A directory with `train.arrow`, `validation.arrow` and `manifest.json`."""
+    """A directory with `train.arrow`, `validation.arrow`, `test.arrow` and `manifest.json`."""
 
     directory: Path
 
@@ -53,6 +57,16 @@ class TaskData:
         """Tokens per example at most."""
         return int(self.manifest["max_length"])
 
+    @property
+    def test_is_validation(self) -> bool:
+        """The test rows are the validation rows: scores on them flatter what was chosen on them."""
+        return bool(self.manifest["test_is_validation"])
+
+    def copy_held_out(self, out: Path) -> None:
+        """Take the splits that are not trained on, as they are, into a data set with other training rows."""
+        for split in SPLITS[1:]:
+            shutil.copyfile(self.directory / f"{split}.arrow", out / f"{split}.arrow")
+
 
 class RowWriter:
     """Writes rows to one Arrow file as they come. Use as a context manager."""
@@ -62,9 +76,17 @@ class RowWriter:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self.count = 0
 
-    def add(self, text: str, text_pair: str | None, label: int, origin: int, made_by: str | None = None) -> None:
+    def add(
+        self,
+        text: str,
+        text_pair: str | None,
+        label: int,
+        origin: int,
+        made_by: str | None = None,
+        group: str | None = None,
+    ) -> None:
         """Append one row."""
-        for name, value in zip(SCHEMA.names, (text, text_pair, label, origin, made_by), strict=True):
+        for name, value in zip(SCHEMA.names, (text, text_pair, label, origin, made_by, group), strict=True):
             self._columns[name].append(value)
         self.count += 1
         if self.count % 10_000 == 0:
@@ -97,8 +119,10 @@ def describe_split(rows: Dataset, labels: list[str]) -> dict[str, Any]:
     }
 
 
-def write_manifest(directory: Path, labels: list[str], max_length: int, **more: Any) -> dict[str, Any]:
-    """Describe both splits and write `manifest.json`, the last file of the directory.
+def write_manifest(
+    directory: Path, labels: list[str], max_length: int, *, test_is_validation: bool = False, **more: Any
+) -> dict[str, Any]:
+    """Describe the splits and write `manifest.json`, the last file of the directory.
 
     Raises:
         DataError: A split is empty.
@@ -109,6 +133,12 @@ def write_manifest(directory: Path, labels: list[str], max_length: int, **more: 
     if empty:
         raise DataError(f"no rows left in {' and '.join(empty)}")
     described = {split: describe_split(rows, labels) for split, rows in splits.items()}
-    manifest = {"labels": labels, "max_length": max_length, "splits": described, **more}
+    manifest = {
+        "labels": labels,
+        "max_length": max_length,
+        "splits": described,
+        "test_is_validation": test_is_validation,
+        **more,
+    }
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest

@@ -27,15 +27,19 @@ def json_digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+FOREIGN = {"__pycache__", "registered_model_meta"}
+"""Names of what Python and MLflow leave in directories that they read."""
+
+
 def list_files(directory: Path) -> dict[str, FileEntry]:
     """Every regular file below a directory, by its POSIX path inside it, in sorted order.
 
-    Hidden files and folders, and `__pycache__`, are no content: caches of tools, not of ours.
+    Hidden files and folders, and what others leave there, are no content: caches of tools, not of ours.
     """
     entries: dict[str, FileEntry] = {}
     for path in sorted(directory.rglob("*")):
         inside = path.relative_to(directory)
-        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
+        if path.is_file() and not any(part.startswith(".") or part in FOREIGN for part in inside.parts):
             entries[inside.as_posix()] = FileEntry(sha256=file_digest(path), size=path.stat().st_size)
     return entries
 

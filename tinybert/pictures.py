@@ -1,44 +1,99 @@
 """The comparison as pictures."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
+FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "Noto Sans",
+)
+"""Fonts asked, in this order, for the letters that matplotlib's own does not have; those that are not installed are
+passed over."""
+_READABLE = 20
+"""Labels up to which each cell of a confusion matrix has its numbers."""
+_TICKS = 50
+"""Labels named at each side at most."""
+
+
+@contextmanager
+def lettering() -> Iterator[None]:
+    """Inside, every installed font of `FONTS` stands behind the usual one; a letter that none has is a box."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    families = [*mpl.rcParams["font.family"], *(name for name in FONTS if name in installed)]
+    with mpl.rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
 
 def draw_confusion(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], names: list[str], title: str, path: Path
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str], title: str, path: Path
 ) -> None:
     """Confusion matrix, each row a true label, as shares of that label."""
     counts = confusion_matrix(labels, predicted, labels=range(len(names)))
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.2 + 0.9 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= 20:
-        for (row, column), share in np.ndenumerate(shares):
+    readable = len(names) <= _READABLE
+    side = 0.9 * len(names) if readable else 12
+    places = range(0, len(names), -(-len(names) // _TICKS))
+    shown = [names[place] for place in places]
+    with lettering():
+        figure = Figure(figsize=(1.6 + side, 1.2 + side), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set(title=title, xlabel="predicted", ylabel="true")
+        axes.set_xticks(places, shown, rotation=45, ha="right")
+        axes.set_yticks(places, shown)
+        for (row, column), share in np.ndenumerate(shares) if readable else ():
             text = f"{share:.0%}\n{counts[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.5 else "black")
-    figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120)
 
 
 def draw_comparison(table: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Accuracy against latency: up and to the left is better; the area of a dot is the model's size."""
+    """Accuracy, with its interval, against latency: up and to the left is better; the area of a dot is the size."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    largest = max(numbers["parameters"] for numbers in table.values())
+    largest = max(numbers["megabytes"] for numbers in table.values())
     for name, numbers in table.items():
         x, y = numbers["latency_ms"], 100 * numbers["accuracy"]
-        axes.scatter(x, y, s=900 * numbers["parameters"] / largest, alpha=0.6)
+        ends = [max(y - 100 * numbers["accuracy_low"], 0), max(100 * numbers["accuracy_high"] - y, 0)]
+        axes.errorbar(x, y, [[ends[0]], [ends[1]]], color="grey", linewidth=1, zorder=0)
+        axes.scatter(x, y, s=900 * numbers["megabytes"] / largest, alpha=0.6)
         axes.annotate(f"{name}\n{y:.1f}%, {x:.1f} ms", (x, y), xytext=(14, 0), textcoords="offset points", va="center")
-    axes.set(xlabel="median latency at batch 1, ms", ylabel="validation accuracy, %")
+    axes.set(xlabel="median latency at batch 1, ms", ylabel="test accuracy, %")
     axes.margins(y=0.3)
     axes.set_xlim(0, 1.4 * max(numbers["latency_ms"] for numbers in table.values()))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def draw_reliability(calibration: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Accuracy of the rows in each bin of calibrated confidence, a line a model; on the diagonal both agree."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+    for name, measured in calibration.items():
+        points = [(entry["confidence"], entry["accuracy"]) for entry in measured["bins"]]
+        label = f"{name}: error {measured['ece_calibrated']:.1%}, uncalibrated {measured['ece']:.1%}"
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1, label=label)
+    axes.set(xlabel="probability of the answer, calibrated", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -58,7 +58,7 @@ class GateConfig(Form):
     """With require not_worse: how much lower (0.01: a point) the score may be."""
     class_margin: float = Field(0.05, ge=0, lt=1)
     """No class's recall may be this much lower than the champion's."""
-    class_rows: int = Field(100, ge=1)
+    class_rows: int = Field(400, ge=1)
     """Classes with as many test rows must be shown to keep class_margin; smaller ones must not be shown to break it."""
     min_rows: int = Field(200, ge=2)
     """Test rows without which nothing is promoted."""

@@ -48,9 +48,10 @@ def predict(
 ) -> Tensor:
     """Logits (N, C) in fp32 on the CPU, row n's at place n.
 
-    Rows go through sorted by length, so that little is padded; the model is in eval mode and is put back after.
+    Rows go through sorted by length, so that little is padded; the model, which may be one that is only called like a
+    transformers model (`tinybert.onnx_model.OnnxClassifier`), is in eval mode and is put back after.
     """
-    where = next(model.parameters()).device
+    where = model.device
     texts, pairs = list(rows["text"]), list(rows["text_pair"])
     was_training = model.training
     model.eval()

@@ -4,6 +4,7 @@ import csv
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,57 @@ READERS = {
 READ_ERRORS = (ValueError, OSError, EOFError, zlib.error, DatasetsError)
 """What the readers raise for a damaged file; Arrow's and pandas' own errors are ValueErrors."""
 
-_SPLIT_NAMES = {"train": r"train(ing)?", "validation": r"(validation|valid|val|dev)"}
+BATCH = 2048
+"""Rows of a Parquet file read at a time; without a number, its reader refuses an empty one."""
+_SPLIT_NAMES = {"train": r"train(ing)?", "validation": r"(validation|valid|val|dev)", "test": r"test(ing)?"}
 
 
 def split_files(path: Path, split: str) -> list[Path]:
-    """The files of one split: those named after it; a file or directory without such names is all training.
+    """The files of one split: those named after it, or in a directory that is. Where none is named after training,
+    what is named after no split is training: a single file too.
 
     Raises:
         DataError: The directory holds no table at all.
     """
     if path.is_file():
         return [path] if split == "train" else []
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file) in READERS]
-    files = [file for file in files if not file.name.startswith(".") and file.name != "dataset_infos.json"]
-    if not files:
-        raise DataError(f"{path}: no table found; expected files of {', '.join(READERS)}")
-    named = {name: [f for f in files if _is_named(f, pattern)] for name, pattern in _SPLIT_NAMES.items()}
-    if not any(named.values()):
-        return files if split == "train" else []
+    files = table_files(path)
+    named = {name: [f for f in files if _is_named(f, pattern, path)] for name, pattern in _SPLIT_NAMES.items()}
+    if not named["train"]:
+        others = set(chain(*named.values()))
+        named["train"] = [file for file in files if file not in others]
     return named[split]
 
 
-def _is_named(file: Path, pattern: str) -> bool:
+def table_files(directory: Path) -> list[Path]:
+    """All tables below a directory, in the order of their names.
+
+    Raises:
+        DataError: It holds none.
+    """
+    inside = [file for file in sorted(directory.rglob("*")) if file.is_file() and _suffix(file) in READERS]
+    visible = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(directory).parts)]
+    files = [file for file in visible if file.name != "dataset_infos.json"]
+    if not files:
+        raise DataError(f"{directory}: no table found; expected files of {', '.join(READERS)}")
+    return files
+
+
+def _is_named(file: Path, pattern: str, within: Path) -> bool:
     in_name = re.match(rf"{pattern}(?![a-z])", file.name.lower())
-    return in_name is not None or re.fullmatch(pattern, file.parent.name.lower()) is not None
+    return in_name is not None or (
+        file.parent != within and re.fullmatch(pattern, file.parent.name.lower()) is not None
+    )
+
+
+def column_names(file: Path) -> list[str]:
+    """The columns that a file has.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    rows = _open(file)
+    return [] if rows is None else rows.column_names or []
 
 
 def _suffix(file: Path) -> str:
@@ -65,6 +93,8 @@ def stream(files: list[Path], columns: list[str], where: dict[str, str] | None =
     where = where or {}
     for file in files:
         rows = _open(file)
+        if rows is None:
+            continue
         wanted = [*columns, *where]
         present = rows.column_names
         missing = [column for column in wanted if present is not None and column not in present]
@@ -76,11 +106,12 @@ def stream(files: list[Path], columns: list[str], where: dict[str, str] | None =
                 yield {column: _named(row[column], names.get(column)) for column in columns}
 
 
-def _open(file: Path) -> IterableDataset:
+def _open(file: Path) -> IterableDataset | None:
+    """The rows of a file; None where datasets finds no first one to learn the columns from."""
     suffix = _suffix(file)
     if suffix not in READERS:
         raise DataError(f"{file.name}: unknown kind of table {suffix!r}; expected one of {', '.join(READERS)}")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"batch_size": BATCH} if suffix == ".parquet" else {}
     if READERS[suffix] == "csv":
         options = {"keep_default_na": False, "sep": ","}
     if suffix == ".tsv":
@@ -94,6 +125,8 @@ def _open(file: Path) -> IterableDataset:
         return rows
     except READ_ERRORS as error:
         raise _unreadable(file, error) from error
+    except StopIteration:
+        return None
 
 
 def _reading(rows: IterableDataset, file: Path) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ def augmenting(config: DistillConfig) -> str:
     """Digest of the rows and their copies."""
     with open_run(config, config.name, 3) as run:
         found = run.always(resolve_sources, config)
-        prepared = run(prepare_data, found.data, found.validation, config.data)
+        prepared = run(prepare_data, found.data, found.validation, found.test, config.data)
         return augmented(run, config, found, prepared, found.teacher).digest
 
 

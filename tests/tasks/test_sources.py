@@ -3,6 +3,9 @@
 import pytest
 
 from tasks import connections, sources
+from tasks.data import prepare_data, resolve_sources
+from tinybert.config import AugmentConfig, DataConfig, DistillConfig, GeneralConfig, StudentConfig, TeacherConfig
+from tinybert.data import TaskData
 from tinybert.digest import content_digest, file_digest
 from tinybert.errors import SourceError, StoreError
 from tinybert.refs import ModelRef, SourceRef
@@ -43,7 +46,8 @@ def test_a_package_is_a_source(home):
 
 def test_a_registered_model_is_a_source(home, smoke_material):
     stored = connections.store().put("model", smoke_material / "teacher")
-    connections.tracker().register("mood", stored.uri, stored.digest, None, {})
+    version = connections.registry().register("mood", stored.uri, stored.digest, {}).number
+    connections.registry().challenge("mood", version)
     ref = sources.pin("models:/mood@challenger", ModelRef)
     assert ref == ModelRef(uri=stored.uri, digest=stored.digest)
     assert content_digest(sources.local(ref)) == ref.digest
@@ -60,3 +64,29 @@ def test_s3_credentials_missing(home, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     with pytest.raises(StoreError, match="S3 credentials missing: set AWS_ACCESS_KEY_ID"):
         sources.pin("s3://bucket/rows.csv", SourceRef)
+
+
+def test_each_split_may_have_a_source_of_its_own(home, smoke_material, tmp_path):
+    files = {split: tmp_path / f"{split}.csv" for split in ("source", "validation", "test")}
+    for split, path in files.items():
+        path.write_text(f"text,label\n{split} one,good\n{split} two,bad\n")
+    named = {"source": "source", "validation": "validation_source", "test": "test_source"}
+    config = DistillConfig(
+        name="mood",
+        data=DataConfig(**{named[split]: f"file:{path}" for split, path in files.items()}, max_length=64),
+        teacher=TeacherConfig(source=f"file:{smoke_material}/teacher"),
+        student=StudentConfig(layers=2, hidden=16, ffn=32, heads=4),
+        general=GeneralConfig(enabled=False),
+        augment=AugmentConfig(enabled=False),
+    )
+    found = resolve_sources.fn(config)
+    refs = {"source": found.data, "validation": found.validation, "test": found.test}
+    assert {split: ref.digest for split, ref in refs.items()} == {
+        split: file_digest(path) for split, path in files.items()
+    }
+    prepared = prepare_data.fn(**refs, config=config.data)
+    data = TaskData(sources.local(prepared.dataset))
+    assert data.rows("validation")["text"][:] == ["validation one", "validation two"]
+    assert data.rows("test")["text"][:] == ["test one", "test two"]
+    without = config.model_copy(update={"data": DataConfig(source=config.data.source, max_length=64)})
+    assert resolve_sources.fn(without).test is None

@@ -46,10 +46,11 @@ def save_checkpoint(stage, step):
 
 def test_success_stores_the_output_and_clears_the_work(home, inputs):
     result = run_stage("prepare", DatasetResult, **inputs)
-    assert result.metrics["train_rows"] == 8
+    assert result.metrics["train_rows"] == 6
     assert result.metrics["seconds"] > 0
     assert sorted(path.name for path in store().get(result.dataset).iterdir() if path.name[0] != ".") == [
         "manifest.json",
+        "test.arrow",
         "train.arrow",
         "validation.arrow",
     ]
@@ -207,7 +208,7 @@ def test_stage_inputs_reach_mlflow(home, inputs):
     run = next(run for run in runs if run.info.run_name == "prepare")
     assert run.data.params["config.validation_share"] == "0.1"
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["source"]
-    assert run.data.metrics["final_train_rows"] == 8
+    assert run.data.metrics["final_train_rows"] == 6
     assert "manifest.json" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 

@@ -18,7 +18,7 @@ from botocore.client import BaseClient
 
 from tasks import store as store_module
 from tasks.folder import MANIFEST, STAGING
-from tasks.store import Store, fetch_source, is_stored
+from tasks.store import Store, copy_to, fetch_source, is_stored, names_at
 from tinybert.digest import content_digest
 from tinybert.errors import IntegrityError, StoreError, TransientError
 from tinybert.refs import Ref
@@ -649,3 +649,45 @@ def test_fetch_what_is_not_there(name: str, bucket: Place, tmp_path: Path):
 def test_fetch_from_elsewhere(tmp_path: Path):
     with pytest.raises(StoreError, match=r"use s3://bucket/key or s3://bucket/prefix/"):
         fetch_source("file:/etc/hosts", tmp_path)
+
+
+def test_a_copy_for_others_is_listed_and_can_be_written_again(place: Place, model: Path):
+    uri = f"{place.store.root}/outside"
+    assert names_at(uri) == set()
+    for _ in range(2):
+        copy_to(f"{uri}/", model, last="config.json")
+        assert names_at(uri) == names_at(f"{uri}/") == set(FILES)
+    for name, body in FILES.items():
+        assert place.files.read(f"outside/{name}") == body
+    assert place.files.names() == {f"outside/{name}" for name in FILES}
+
+
+def test_a_copy_for_others_can_be_changed_by_them(folder: Place, model: Path):
+    copy_to(f"{folder.store.root}/outside", folder.store.get(folder.store.put("model", model)), last="config.json")
+    (folder.files.root / "outside/config.json").write_text("{1}")
+
+
+def test_hidden_files_and_neighbours_are_not_listed(place: Place):
+    for name in ("outside/.DS_Store", "outside/.git/x", "outsider/x", "outside/x"):
+        place.files.write(name, b"1")
+    assert names_at(f"{place.store.root}/outside") == {"x"}
+
+
+def test_the_last_file_is_not_there_before_the_others(folder: Place, model: Path):
+    (folder.files.root / "outside/empty").mkdir(parents=True)  # in the way of a file of that name
+    with pytest.raises(StoreError, match=f"{folder.store.root}/outside: "):
+        copy_to(f"{folder.store.root}/outside", model, last="config.json")
+    assert "config.json" not in names_at(f"{folder.store.root}/outside")
+    (folder.files.root / "outside/empty").rmdir()
+    copy_to(f"{folder.store.root}/outside", model, last="config.json")
+    assert names_at(f"{folder.store.root}/outside") == set(FILES)
+
+
+def test_a_place_that_cannot_take_a_copy_is_refused(folder: Place, model: Path, s3):
+    folder.files.write("file", b"1")
+    with pytest.raises(StoreError, match="found a file; name a directory"):
+        names_at(f"{folder.store.root}/file")
+    with pytest.raises(StoreError, match="no such bucket"):
+        names_at("s3://no-such-bucket-here/scored")
+    with pytest.raises(StoreError, match="no such bucket"):
+        copy_to("s3://no-such-bucket-here/scored", model, last="config.json")

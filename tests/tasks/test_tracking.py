@@ -16,9 +16,10 @@ import pytest
 from pydantic import BaseModel
 
 from tasks import spool
+from tasks.registry import Registry
 from tasks.tracking import FLOW_TAG, PARENT_TAG, Tracker
 from tinybert.config import DataConfig, DistillConfig, GeneralConfig, TeacherConfig
-from tinybert.errors import InputError, SourceError, TransientError
+from tinybert.errors import InputError, TransientError
 from tinybert.refs import DatasetRef
 
 OFF = GeneralConfig(enabled=False)
@@ -331,33 +332,28 @@ def test_a_replayed_first_attempt_does_not_undo_the_second(tracker, outage):
     assert tracker.client.get_run(second.run_id).info.status == "FINISHED"
 
 
-def test_registering_twice_gives_one_version(tracker):
-    run = tracker.start_flow("flow-1", "reviews", {})
-    first = tracker.register("reviews", "s3://bucket/model/1", DIGEST, run, {"accuracy": "0.9"})
-    other = tracker.register("reviews", "s3://bucket/model/2", "ef" * 32, None, {})
-    again = tracker.register("reviews", "s3://bucket/model/1", DIGEST, run, {})
-    assert (first, other, again) == ("1", "2", "1")
-    version = tracker.client.get_model_version("reviews", "1")
-    assert (version.source, version.run_id) == ("s3://bucket/model/1", run.run_id)
-    assert version.tags == {"accuracy": "0.9", "uri": "s3://bucket/model/1", "digest": DIGEST}
-    assert tracker.find_model("reviews", "challenger") == ("s3://bucket/model/1", DIGEST)
-    assert tracker.find_model("reviews", "2") == ("s3://bucket/model/2", "ef" * 32)
+def test_curves_of_the_stage_that_made_an_output(tracker):
+    old, new, other = (tracker.start_stage("flow-1", name, {}) for name in ("layers", "layers", "logits"))
+    for number, run in enumerate((old, new, other)):
+        for step in range(0, 30, 10):
+            run.log_metrics({"loss": number + step / 10, "rate": 0.5}, step)
+        run.log_metrics({"final_loss": 0.25}, 0)
+        run.set_tags({"output.digest": DIGEST if run is not other else "ef" * 32})
+        run.close("FINISHED")
+        time.sleep(0.01)
+    assert tracker.curves(DIGEST) == {
+        "loss": [(0, 1.0), (10, 2.0), (20, 3.0)],
+        "rate": [(0, 0.5), (10, 0.5), (20, 0.5)],
+    }
 
 
-def test_models_that_are_not_there(tracker):
-    with pytest.raises(SourceError, match="known versions: none; known aliases: none"):
-        tracker.find_model("reviews", "champion")
-    tracker.register("reviews", "s3://bucket/model/1", DIGEST, None, {})
-    with pytest.raises(SourceError, match="'champion'; known versions: 1; known aliases: challenger"):
-        tracker.find_model("reviews", "champion")
-    tracker.client.create_model_version("reviews", "s3://elsewhere")
-    with pytest.raises(SourceError, match="no tags uri and digest"):
-        tracker.find_model("reviews", "2")
-
-
-def test_names_the_registry_refuses(tracker):
-    with pytest.raises(InputError, match="a/b"):
-        tracker.register("a/b", "s3://bucket/model/1", DIGEST, None, {})
+def test_curves_of_what_nobody_made_or_nobody_tells(tracker, outage, caplog):
+    assert tracker.curves(DIGEST) == {}
+    assert not caplog.records
+    outage(tracker)
+    assert tracker.curves(DIGEST) == {}
+    assert "curves are left out: http://host/api refused" in caplog.text
+    assert "secret-word" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -463,7 +459,7 @@ def tell_story(server, place, heard):
         middle.log_metrics({"loss": step / 3}, step)
     recovering.log_metrics({"loss": 1.0}, 1)
     with pytest.raises(InputError) as refusal:
-        tracker.register("reviews", "/local/model", DIGEST, None, {})
+        Registry(tracker).register("reviews", "/local/model", DIGEST, {})
     url = middle.url
 
     server.kill()
@@ -481,7 +477,7 @@ def tell_story(server, place, heard):
     late_flow.close("FAILED")
     middle.close("FINISHED")
     with pytest.raises(TransientError) as failure:
-        tracker.find_model("reviews", "1")
+        Registry(tracker).model("reviews")
     ended = spool.now()
     files = [file.read_text() for file in spool.waiting(place / "spool")]
 

@@ -50,7 +50,7 @@ def test_a_stage_runs_as_a_program(tmp_path):
     done = subprocess.run([*map(str, command), *options], capture_output=True, text=True, check=True)
     assert "train_rows  6" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["splits"]["validation"]["rows"] == 4
+    assert [manifest["splits"][split]["rows"] for split in ("validation", "test")] == [2, 2]
 
 
 @pytest.mark.parametrize(

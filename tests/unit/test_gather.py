@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation import quality
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.errors import DataError
 from tinybert.stages import gather
 
@@ -25,13 +25,14 @@ def write_rows(path, rows):
             writer.add(*row)
 
 
-def write_data(directory, train, validation):
-    """Labels take turns; a tuple is a pair."""
+def write_data(directory, *splits):
+    """Labels and channels take turns; a tuple is a pair."""
     directory.mkdir()
-    for split, texts in (("train", train), ("validation", validation)):
-        split_texts = [text if isinstance(text, tuple) else (text, None) for text in texts]
-        write_rows(directory / f"{split}.arrow", [(*both, n % 2, n) for n, both in enumerate(split_texts)])
-    write_manifest(directory, ["bad", "good"], 64)
+    for split, texts in zip(SPLITS, splits, strict=True):
+        both = [text if isinstance(text, tuple) else (text, None) for text in texts]
+        rows = [(*texts, n % 2, n, None, f"channel {n % 3}") for n, texts in enumerate(both)]
+        write_rows(directory / f"{split}.arrow", rows)
+    write_manifest(directory, ["bad", "good"], 64, test_is_validation=splits[1] == splits[2])
     return directory
 
 
@@ -52,13 +53,14 @@ def write_shard(directory, copies, asked=None):
 def run(tmp_path, nowhere):
     """Run the stage on texts; gives its rows as tuples, its metrics, and `augmentation` of its manifest."""
 
-    def run(train, validation, *shards, asked=None, **fields):
-        data = write_data(tmp_path / "data", train, validation)
+    def run(train, validation, *shards, test=("never seen",), asked=None, **fields):
+        data = write_data(tmp_path / "data", train, validation, test)
         copies = [write_shard(tmp_path / f"shard{n}", rows, asked) for n, rows in enumerate(shards)]
         out = tmp_path / "out"
         out.mkdir()
         metrics = gather.run(data=data, copies=copies, config=QualityConfig(**fields), out=out, on_metrics=nowhere)
-        assert (out / "validation.arrow").read_bytes() == (data / "validation.arrow").read_bytes()
+        for split in SPLITS[1:]:
+            assert (out / f"{split}.arrow").read_bytes() == (data / f"{split}.arrow").read_bytes()
         return [tuple(row.values()) for row in TaskData(out).rows("train")], metrics, TaskData(out).manifest
 
     return run
@@ -68,28 +70,33 @@ def test_rows_come_first_then_the_copies_of_each_shard(run):
     shards = [[(1, "two b"), (1, "two c", "swap")], [(0, "one d")]]
     rows, metrics, manifest = run(["one", "two", "three"], ["v"], *shards, asked={"paper": 3, "swap": 1, "delete": 2})
     assert rows == [
-        ("one", None, 0, 0, None),
-        ("two", None, 1, 1, None),
-        ("three", None, 0, 2, None),
-        ("two b", None, 1, 1, "paper"),
-        ("two c", None, 1, 1, "swap"),
-        ("one d", None, 0, 0, "paper"),
+        ("one", None, 0, 0, None, "channel 0"),
+        ("two", None, 1, 1, None, "channel 1"),
+        ("three", None, 0, 2, None, "channel 2"),
+        ("two b", None, 1, 1, "paper", None),
+        ("two c", None, 1, 1, "swap", None),
+        ("one d", None, 0, 0, "paper", None),
     ]
     assert metrics == {
         "rows": 6.0,
         "asked": 12.0,
         "made": 3.0,
         "kept": 3.0,
-        "dropped_in_validation": 0.0,
+        "dropped_held_out": 0.0,
         "dropped_duplicate": 0.0,
         "dropped_near_duplicate": 0.0,
     }
     assert (manifest["labels"], manifest["max_length"], manifest["original_rows"]) == (["bad", "good"], 64, 3)
-    assert manifest["splits"]["train"]["rows"] == 6
+    assert {split: described["rows"] for split, described in manifest["splits"].items()} == {
+        "train": 6,
+        "validation": 1,
+        "test": 1,
+    }
+    assert manifest["test_is_validation"] is False
     assert manifest["augmentation"] == {
         "asked": {"paper": 6, "swap": 2, "delete": 4},
         "made": {"paper": 2, "swap": 1},
-        "dropped": {"in_validation": {}, "duplicate": {}, "near_duplicate": {}},
+        "dropped": {"held_out": {}, "duplicate": {}, "near_duplicate": {}},
         "kept": {"paper": 2, "swap": 1},
     }
 
@@ -97,6 +104,7 @@ def test_rows_come_first_then_the_copies_of_each_shard(run):
 def test_each_reason(run):
     copies = [
         (0, "Held out?"),  # in validation, but for its punctuation
+        (2, "kept, back"),  # in test
         (0, "the  SECOND row!"),  # another row
         (0, "the first row"),  # its own
         (0, "something new"),
@@ -108,11 +116,12 @@ def test_each_reason(run):
         (2, f"in other words here {LONG} more"),  # like an earlier copy
         (2, f"in other words here {LONG} more"),
     ]
-    rows, metrics, manifest = run(["the first row", "the second row", LONG], ["held out"], copies, similarity=0.96)
+    train, validation, test = ["the first row", "the second row", LONG], ["held out"], ["Kept back", "too"]
+    rows, metrics, manifest = run(train, validation, copies, test=test, similarity=0.96)
     assert [row[0] for row in rows[3:]] == ["something new", f"in other words here {LONG}"]
     assert metrics["kept"] == 2
     assert manifest["augmentation"]["dropped"] == {
-        "in_validation": {"paper": 1, "swap": 1},
+        "held_out": {"paper": 2, "swap": 1},
         "duplicate": {"paper": 4, "swap": 1},
         "near_duplicate": {"paper": 2},
     }
@@ -142,7 +151,7 @@ def test_pairs_count_with_both_sides(run):
     rows, _, manifest = run(train, validation, copies)
     assert [row[:2] for row in rows[2:]] == [("a cat", "he sleeps"), ("a cat he", "sleeps"), ("it barks", "a dog")]
     dropped = manifest["augmentation"]["dropped"]
-    assert dropped == {"in_validation": {"paper": 1}, "duplicate": {"paper": 1}, "near_duplicate": {}}
+    assert dropped == {"held_out": {"paper": 1}, "duplicate": {"paper": 1}, "near_duplicate": {}}
 
 
 @pytest.mark.parametrize("shards", [[], [[]], [[], []]])
@@ -156,6 +165,12 @@ def test_no_copies_at_all(run, shards):
 def test_a_row_that_stands_in_validation_is_left_alone(run):
     rows, _, _ = run(["same", "same"], ["same"], [(0, "new")])
     assert [row[0] for row in rows] == ["same", "same", "new"]
+
+
+def test_where_all_held_out_rows_serve_twice_they_still_do(run):
+    rows, _, manifest = run(["one"], ["two", "three"], [(0, "three"), (0, "four")], test=["two", "three"])
+    assert [row[0] for row in rows] == ["one", "four"]
+    assert manifest["test_is_validation"] is True
 
 
 def test_copies_of_other_data_are_refused(run):
@@ -181,14 +196,14 @@ def in_order(one, other):
     return 2 * table[len(one) - 1, len(other) - 1] / (len(one) + len(other))
 
 
-def expected(train, validation, copies, most):
+def expected(train, held_out, copies, most):
     """Fates of the copies, in one pass over lists."""
     fates, seen, kept = [], [plain(text) for text in train], {}
     for origin, text in copies:
         own = plain(text)
         near = [plain(train[origin]), *kept.get(origin, [])]
-        if own in map(plain, validation):
-            fates.append("in_validation")
+        if own in map(plain, held_out):
+            fates.append("held_out")
         elif own in seen:
             fates.append("duplicate")
         elif any(in_order(own, other) > most for other in near):
@@ -203,14 +218,14 @@ def expected(train, validation, copies, most):
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_stage_does_what_a_pass_over_lists_does(data):
-    train, validation = (data.draw(st.lists(TEXT, min_size=1, max_size=4)) for _ in range(2))
+    train, validation, test = (data.draw(st.lists(TEXT, min_size=1, max_size=4)) for _ in SPLITS)
     shards = [[], []]
     for origin in range(len(train)):
         shards[origin % 2] += [(origin, text) for text in data.draw(st.lists(TEXT, max_size=5))]
     most = data.draw(st.sampled_from([0.5, 0.8, 0.95, 1.0]))
     directory = Path(tempfile.mkdtemp())
     try:
-        source = write_data(directory / "data", train, validation)
+        source = write_data(directory / "data", train, validation, test)
         copies = [write_shard(directory / f"{n}", rows) for n, rows in enumerate(shards)]
         (out := directory / "out").mkdir()
         config = QualityConfig(similarity=most)
@@ -220,14 +235,14 @@ def test_the_stage_does_what_a_pass_over_lists_does(data):
     finally:
         shutil.rmtree(directory)
     flat = [*shards[0], *shards[1]]
-    fates = expected(train, validation, flat, most)
+    fates = expected(train, [*validation, *test], flat, most)
     kept = [copy for copy, fate in zip(flat, fates, strict=True) if fate == "kept"]
     assert texts == [*train, *(text for _, text in kept)]
     assert origins == [*range(len(train)), *(origin for origin, _ in kept)]
-    for reason in ("in_validation", "duplicate", "near_duplicate"):
+    for reason in ("held_out", "duplicate", "near_duplicate"):
         assert metrics[f"dropped_{reason}"] == fates.count(reason)
     copied = [plain(text) for _, text in kept]
-    assert not [text for text in copied if text in map(plain, [*train, *validation]) or copied.count(text) > 1]
+    assert not [text for text in copied if text in map(plain, [*train, *validation, *test]) or copied.count(text) > 1]
 
 
 def test_chunks_are_only_about_memory(run, monkeypatch):

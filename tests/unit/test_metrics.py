@@ -1,16 +1,16 @@
-"""Scores and the table, by hand."""
+"""Scores by hand, and against scikit-learn."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
-from tinybert.metrics import classification_scores, majority_share
-from tinybert.report import table_rows, write_table
+from tinybert.errors import ModelError
+from tinybert.metrics import METRICS, answers, classification_scores, majority_share
 
-COMPARISON = {
-    "teacher": {"accuracy": 0.8, "f1_macro": 0.79, "parameters": 2000, "megabytes": 8.0, "latency_ms": 10.0},
-    "student": {"accuracy": 0.76, "f1_macro": 0.75, "parameters": 1000, "megabytes": 4.0, "latency_ms": 4.0},
-}
+ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
 
 
 def test_scores_by_hand():
@@ -20,15 +20,36 @@ def test_scores_by_hand():
     assert scores == {"accuracy": 0.75, "f1_macro": pytest.approx((2 / 3 + 4 / 5) / 2)}
 
 
+@settings(deadline=None, max_examples=60)
+@given(ROWS)
+def test_scores_are_those_of_scikit_learn(rows):
+    labels, predicted = np.array(rows).T
+    assert METRICS["accuracy"].score(labels, predicted, 5) == pytest.approx(accuracy_score(labels, predicted))
+    expected = f1_score(labels, predicted, average="macro")  # over the classes that are there
+    assert METRICS["f1_macro"].score(labels, predicted, 5) == pytest.approx(expected)
+
+
+def test_many_sums_are_scored_at_once():
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
+    for metric in METRICS.values():
+        statistics = metric.statistics(labels, predicted, 3)
+        sums = np.stack([statistics.sum(axis=0), statistics[:2].sum(axis=0)])
+        parts = [metric.score(labels[:size], predicted[:size], 3) for size in (4, 2)]
+        assert metric.value(np.stack([sums, sums])).tolist() == [pytest.approx(parts)] * 2
+
+
+def test_no_class_is_a_wrong_answer_to_any():
+    labels = np.array([0, 1, 2])
+    assert METRICS["accuracy"].score(labels, np.array([0, -1, -1]), 3) == pytest.approx(1 / 3)
+    assert METRICS["f1_macro"].score(labels, np.array([0, -1, -1]), 3) == pytest.approx(1 / 3)
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    logits = np.array([[0.0, 1.0], [np.nan, 1.0], [np.inf, 0.0]])
+    assert answers(logits[:1], "student").tolist() == [1]
+    with pytest.raises(ModelError, match=r"^student: the logits of 2 of 3 rows are not finite"):
+        answers(logits, "student")
+
+
 def test_majority_share():
     assert majority_share(np.array([1, 1, 0, 2])) == 0.5
-
-
-def test_table(tmp_path):
-    rows = table_rows(COMPARISON)
-    assert rows[1] == ["teacher", "80.0%", "0.790", "2,000", "8.0", "10.0", "100.0%", "1.0x"]
-    assert rows[2] == ["student", "76.0%", "0.750", "1,000", "4.0", "4.0", "95.0%", "2.5x"]
-    write_table(COMPARISON, tmp_path / "table.md")
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    assert len(lines) == 4
-    assert {line.count("|") for line in lines} == {9}

@@ -2,11 +2,15 @@
 
 import gzip
 import json
+import logging
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinybert.config import DataConfig
-from tinybert.data import TaskData
+from tinybert.data import SPLITS, TaskData
 from tinybert.errors import DataError
 from tinybert.stages import prepare
 
@@ -22,55 +26,226 @@ def many(count=10, labels=("good", "bad")):
 
 @pytest.fixture
 def run(tmp_path, nowhere):
-    def run(source, validation=None, **fields):
+    def run(source, validation=None, test=None, **fields):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         config = DataConfig(source="file:x", **fields)
-        metrics = prepare.run(source=source, validation=validation, config=config, out=out, on_metrics=nowhere)
+        sources = {"source": source, "validation": validation, "test": test}
+        metrics = prepare.run(**sources, config=config, out=out, on_metrics=nowhere)
         return metrics, TaskData(out)
 
     return run
 
 
+def texts(data):
+    """The texts of each split, in their order."""
+    return {split: data.rows(split)["text"][:] for split in SPLITS}
+
+
 def test_labels_are_named_and_splits_are_stratified(run, tmp_path):
-    metrics, data = run(rows_csv(tmp_path / "a.csv", many(20)), validation_share=0.2)
-    assert metrics == {"train_rows": 16, "validation_rows": 4, "duplicates": 0, "leaks": 0}
+    metrics, data = run(rows_csv(tmp_path / "a.csv", many(20)), validation_share=0.4)
+    assert metrics == {"train_rows": 12, "validation_rows": 4, "test_rows": 4, "duplicates": 0, "leaks": 0}
     assert data.labels == ["bad", "good"]
-    assert data.manifest["splits"]["validation"]["labels"] == {"bad": 2, "good": 2}
-    assert data.manifest["splits"]["train"]["characters"]["p50"] == 17
-    train, held_out = set(data.rows("train")["text"]), set(data.rows("validation")["text"])
-    assert len(train) == 16
-    assert not train & held_out
+    described = data.manifest["splits"]
+    assert described["train"]["labels"] == {"bad": 6, "good": 6}
+    assert described["validation"]["labels"] == described["test"]["labels"] == {"bad": 2, "good": 2}
+    assert described["train"]["characters"]["p50"] == 17
+    parts = texts(data)
+    assert len({text for rows in parts.values() for text in rows}) == 20
+    assert data.test_is_validation is False
 
 
 def test_the_split_depends_on_the_seed_alone(run, tmp_path):
-    source = rows_csv(tmp_path / "a.csv", many(40))
-    first = run(source, seed=1)[1].rows("validation")["text"][:]
-    assert run(source, seed=1)[1].rows("validation")["text"][:] == first
-    assert run(source, seed=2)[1].rows("validation")["text"][:] != first
+    source = rows_csv(tmp_path / "a.csv", many(60))
+    first = texts(run(source, seed=1)[1])
+    assert texts(run(source, seed=1)[1]) == first
+    other = texts(run(source, seed=2)[1])
+    assert all(other[split] != first[split] for split in SPLITS)
 
 
 def test_rows_keep_the_order_of_the_source(run, tmp_path):
-    _, data = run(rows_csv(tmp_path / "a.csv", many(60)), validation_share=0.4, rows=20, validation_rows=10)
-    for split, count in (("train", 20), ("validation", 10)):
-        numbers = [int(text.split()[-1]) for text in data.rows(split)["text"]]
+    sizes = {"rows": 20, "validation_rows": 10, "test_rows": 8}
+    _, data = run(rows_csv(tmp_path / "a.csv", many(60)), validation_share=0.4, **sizes)
+    for count, rows in zip(sizes.values(), texts(data).values(), strict=True):
+        numbers = [int(text.split()[-1]) for text in rows]
         assert numbers == sorted(numbers)
         assert len(numbers) == count
 
 
-def test_rows_that_are_added_or_moved_leave_the_split_nearly_as_it_was(run, tmp_path):
-    held_out = set(run(rows_csv(tmp_path / "a.csv", many(500)))[1].rows("validation")["text"])
-    grown = set(run(rows_csv(tmp_path / "b.csv", many(510)[::-1]))[1].rows("validation")["text"])
-    assert (len(held_out), len(grown)) == (50, 51)
-    assert len(held_out - grown) <= 3
-    sample = set(run(tmp_path / "a.csv", rows=100)[1].rows("train")["text"])
-    assert len(sample - set(run(tmp_path / "b.csv", rows=100)[1].rows("train")["text"])) <= 5
+def test_rows_that_are_added_or_moved_leave_the_splits_nearly_as_they_were(run, tmp_path):
+    before = texts(run(rows_csv(tmp_path / "a.csv", many(1000)))[1])
+    grown = texts(run(rows_csv(tmp_path / "b.csv", many(1020)[::-1]))[1])
+    assert [len(before[split]) for split in SPLITS] == [900, 50, 50]
+    assert [len(grown[split]) for split in SPLITS] == [918, 51, 51]
+    assert all(len(set(before[split]) - set(grown[split])) <= 4 for split in SPLITS)
+    sample = set(texts(run(tmp_path / "a.csv", rows=100)[1])["train"])
+    assert len(sample - set(texts(run(tmp_path / "b.csv", rows=100)[1])["train"])) <= 5
+
+
+@st.composite
+def growing_data(draw):
+    """Labels of the rows there are, three of each at least, labels of rows that come, and a form."""
+    names = draw(st.lists(st.sampled_from("abcd"), min_size=2, max_size=4, unique=True))
+    labels = draw(st.permutations(3 * names + draw(st.lists(st.sampled_from(names), max_size=80))))
+    more = draw(st.lists(st.sampled_from(names), max_size=10))
+    shares = {name: draw(st.floats(0.05, 0.5)) for name in ("validation_share", "test_share")}
+    return labels, more, DataConfig(source="file:x", seed=draw(st.integers(0, 3)), **shares)
+
+
+def parted(labels, config):
+    rows = [prepare.Row(f"sentence number {n}", None, label) for n, label in enumerate(labels)]
+    return prepare.part({"train": rows, "validation": [], "test": []}, config)
+
+
+@settings(deadline=None)
+@given(growing_data())
+def test_each_row_is_in_one_split_and_each_label_in_all(growing):
+    labels, _, config = growing
+    splits = parted(labels, config)
+    assert Counter(row.text for rows in splits.values() for row in rows) == {
+        f"sentence number {n}": 1 for n in range(len(labels))
+    }
+    assert all({row.label for row in rows} == set(labels) for rows in splits.values())
+    held_out = max(round(config.validation_share * len(labels)), 2 * len(set(labels)))
+    assert len(splits["validation"]) + len(splits["test"]) == held_out
+    assert len(splits["test"]) == max(round(config.test_share * held_out), len(set(labels)))
+
+
+@settings(deadline=None)
+@given(growing_data())
+def test_a_row_that_is_added_moves_about_one_other_out_of_each_split(growing):
+    labels, more, config = growing
+    before, after = parted(labels, config), parted([*labels, *more], config)
+    bound = len(more) + len(set(labels))  # the latter, because quotas are rounded
+    for split in SPLITS:
+        old, new = ({row.text for row in splits[split]} for splits in (before, after))
+        assert len(old - new) <= bound
+        assert len({text for text in new - old if int(text.split()[-1]) < len(labels)}) <= bound
+
+
+def test_test_rows_are_chosen_independently_of_what_is_held_out():
+    """Of 100 held-out rows 50 are in test; 50 others share 25 with them, give or take 10 (four standard deviations)."""
+    labels = ["good", "bad"] * 500
+    halved = parted(labels, DataConfig(source="file:x", validation_share=0.1))
+    fewer = parted(labels, DataConfig(source="file:x", validation_share=0.05, test_share=0))
+    assert len(halved["test"]) == len(fewer["validation"]) == 50
+    assert {*fewer["validation"]} < {*halved["validation"], *halved["test"]}
+    assert 15 <= len({*halved["test"]} & {*fewer["validation"]}) <= 35
+
+
+# Where test rows come from --------------------------------------------------------------------------------------------
+
+
+def write_hub(directory, **splits):
+    """A repository as hubs have them: a file a split."""
+    directory.mkdir()
+    for split, rows in splits.items():
+        rows_csv(directory / f"{split}-00000-of-00001.csv", rows)
+    return directory
+
+
+def test_a_labelled_test_split_of_the_source_is_used(run, tmp_path):
+    hub = write_hub(tmp_path / "hub", train=many(6), validation=["v,good", "w,bad"], test=["x,good", "y,bad"])
+    metrics, data = run(hub)
+    assert texts(data) | {"train": []} == {"train": [], "validation": ["v", "w"], "test": ["x", "y"]}
+    assert metrics == {"train_rows": 6, "validation_rows": 2, "test_rows": 2, "duplicates": 0, "leaks": 0}
+    assert run(hub, test_share=0)[1].test_is_validation is False
+
+
+def test_with_a_test_split_all_that_is_held_out_is_validation(run, tmp_path):
+    hub = write_hub(tmp_path / "hub", train=many(20), test=["x,good", "y,bad"])
+    metrics, _ = run(hub, validation_share=0.2)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (16, 4, 2)
+
+
+@pytest.mark.parametrize("label", ["-1", ""])
+def test_a_test_split_without_labels_is_not_used(run, tmp_path, caplog, label):
+    caplog.set_level(logging.INFO, "tinybert")
+    validation = [f"v {n},{('good', 'bad')[n % 2]}" for n in range(8)]
+    hub = write_hub(tmp_path / "hub", train=many(6), validation=validation, test=[f"x,{label}", f"y,{label}"])
+    metrics, data = run(hub)
+    assert (metrics["validation_rows"], metrics["test_rows"]) == (4, 4)
+    assert sorted(texts(data)["validation"] + texts(data)["test"]) == [f"v {n}" for n in range(8)]
+    assert caplog.messages == [
+        "prepare  test-00000-of-00001.csv has no labels: column 'label' is missing, empty or -1 in every row, so it is "
+        "not used; models are compared on held-out rows"
+    ]
+
+
+def test_a_test_split_without_the_label_column_is_not_used(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "tinybert")
+    hub = write_hub(tmp_path / "hub", train=many(20))
+    rows_csv(hub / "test.csv", ["1,x", "2,y"], "id,text")
+    assert run(hub)[0]["train_rows"] == 16
+    assert "test.csv has no labels" in caplog.text
+
+
+def test_labels_of_a_hub_parquet_that_are_withheld(run, tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+    for split, labels in (("train", [0, 1] * 10), ("test", [-1] * 4)):
+        content = {"text": [f"{split} {n}" for n in range(len(labels))], "label": labels}
+        Dataset.from_dict(content, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    _, data = run(tmp_path)
+    assert data.labels == ["negative", "positive"]
+    assert {text.split()[0] for rows in texts(data).values() for text in rows} == {"train"}
+
+
+def test_test_rows_of_their_own_source_come_first(run, tmp_path):
+    hub = write_hub(tmp_path / "hub", train=many(6), validation=["v,good", "w,bad"], test=["x,good", "y,bad"])
+    assert texts(run(hub, test=rows_csv(tmp_path / "a.csv", ["a,good", "b,bad"]))[1])["test"] == ["a", "b"]
+    other = write_hub(tmp_path / "other", train=["c,good", "d,bad"], test=["e,good", "f,bad"])
+    assert texts(run(hub, test=other)[1])["test"] == ["e", "f"]
+
+
+def test_a_test_source_without_labels_is_refused(run, tmp_path):
+    source, test = rows_csv(tmp_path / "a.csv", many()), rows_csv(tmp_path / "hidden.csv", ["x,-1", "y,-1"])
+    with pytest.raises(DataError, match=r"hidden.csv has no labels: .*; name labelled rows in data.test_source, or"):
+        run(source, test=test)
+
+
+def test_with_no_test_share_the_validation_rows_serve_twice(run, tmp_path):
+    metrics, data = run(rows_csv(tmp_path / "a.csv", many(20)), validation_share=0.2, test_share=0)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (16, 4, 4)
+    assert texts(data)["test"] == texts(data)["validation"]
+    assert data.test_is_validation is True
+    _, fewer = run(tmp_path / "a.csv", validation_share=0.5, test_share=0, validation_rows=6, test_rows=4)
+    assert len(texts(fewer)["test"]) == 4
+    assert set(texts(fewer)["test"]) < set(texts(fewer)["validation"])
+
+
+def test_a_fixed_validation_set_is_parted_too(run, tmp_path):
+    source, held_out = rows_csv(tmp_path / "a.csv", many(6)), rows_csv(tmp_path / "dev.csv", many(40)[10:])
+    metrics, data = run(source, held_out, test_share=0.2)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (6, 24, 6)
+    assert data.manifest["splits"]["test"]["labels"] == {"bad": 3, "good": 3}
+
+
+def test_files_of_other_splits_are_no_training_rows(run, tmp_path):
+    hub = write_hub(tmp_path / "hub", reviews=many(6), test=["x,good", "y,bad"])
+    metrics, _ = run(hub, validation_share=0.4)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (4, 2, 2)
+    with pytest.raises(DataError, match=r"every table is named after another split; name one file in data.validation_"):
+        run(hub, write_hub(tmp_path / "other", test=["v,good", "w,bad"]))
+    with pytest.raises(
+        DataError, match=r"other: every table is named after validation or test; name the training rows"
+    ):
+        run(tmp_path / "other")
+
+
+def test_a_directory_may_have_the_name_of_a_split(run, tmp_path):
+    metrics, _ = run(write_hub(tmp_path / "test", reviews=many(20)))
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (16, 2, 2)
+
+
+# Rows and labels ------------------------------------------------------------------------------------------------------
 
 
 def test_a_label_of_one_row_stays_in_a_sample(run, tmp_path):
     train = rows_csv(tmp_path / "train.csv", [*many(100), "alone,odd"])
     held_out = rows_csv(tmp_path / "dev.csv", ["one,good", "two,bad", "three,odd"])
-    _, data = run(train, held_out, rows=10)
+    _, data = run(train, held_out, rows=10, test_share=0)
     assert data.manifest["splits"]["train"]["labels"] == {"bad": 5, "good": 4, "odd": 1}
 
 
@@ -91,20 +266,70 @@ def test_pairs(run, tmp_path):
 def test_where_and_sampling(run, tmp_path):
     rows = [f"text {i},{i % 2},{'keep' if i < 30 else 'drop'}" for i in range(60)]
     source = rows_csv(tmp_path / "a.csv", rows, "text,label,origin")
-    metrics, data = run(source, where={"origin": "keep"}, rows=10, validation_rows=4, validation_share=0.5)
-    assert (metrics["train_rows"], metrics["validation_rows"]) == (10, 4)
-    assert all(int(text.split()[-1]) < 30 for text in data.rows("train")["text"])
+    sizes = {"rows": 10, "validation_rows": 4, "test_rows": 6}
+    metrics, data = run(source, where={"origin": "keep"}, validation_share=0.5, **sizes)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (10, 4, 6)
+    assert all(int(text.split()[-1]) < 30 for rows in texts(data).values() for text in rows)
     assert data.manifest["splits"]["train"]["labels"] == {"0": 5, "1": 5}
 
 
 def test_duplicates_and_leaks(run, tmp_path):
-    train = rows_csv(tmp_path / "train.csv", [*many(6), "sentence number 0,good", "shared,good"])
+    train = rows_csv(
+        tmp_path / "a.csv", [*many(6), "sentence number 0,good", "in dev,good", "in both,bad", "in test,bad"]
+    )
+    held_out = rows_csv(tmp_path / "dev.csv", ["in dev,good", "other,bad", "in both,good", "other,bad"])
+    test = rows_csv(tmp_path / "test.csv", ["in both,good", "in test,good", "third,bad", "third,bad"])
+    metrics, data = run(train, held_out, test)
+    assert metrics == {"train_rows": 6, "validation_rows": 2, "test_rows": 3, "duplicates": 3, "leaks": 4}
+    assert data.manifest["dropped"] == {"duplicates": 3, "leaks": 4}
+    assert texts(data)["validation"] == ["in dev", "other"]
+    assert texts(data)["test"] == ["in both", "in test", "third"]
+    with pytest.raises(DataError, match=r"1 rows of validation stand in test too, e.g. 'in both'; remove them, or set"):
+        run(train, held_out, test, leaks="refuse")
+
+
+def test_leaks_from_training_are_refused_with_the_splits_they_stand_in(run, tmp_path):
+    train = rows_csv(tmp_path / "train.csv", [*many(6), "shared,good"])
     held_out = rows_csv(tmp_path / "dev.csv", ["shared,good", "other,bad"])
-    metrics, data = run(train, held_out)
-    assert metrics == {"train_rows": 6, "validation_rows": 2, "duplicates": 1, "leaks": 1}
-    assert "shared" not in data.rows("train")["text"]
-    with pytest.raises(DataError, match=r"1 training rows stand in validation too, e.g. 'shared'; remove them, or"):
-        run(train, held_out, leaks="refuse")
+    with pytest.raises(DataError, match=r"1 rows of train stand in validation too, e.g. 'shared'; remove them, or"):
+        run(train, held_out, leaks="refuse", test_share=0)
+    test = rows_csv(tmp_path / "test.csv", ["sentence number 3,bad", "new,good"])
+    with pytest.raises(DataError, match=r"2 rows of train stand in validation or test too, e.g. 'sentence number 3'"):
+        run(train, held_out, test, leaks="refuse")
+
+
+def test_a_pair_leaks_only_with_both_sides(run, tmp_path):
+    train = rows_csv(tmp_path / "train.csv", ["a,b,yes", "a,c,no", "d,b,no", "d,e,yes"], "text,other,label")
+    held_out = rows_csv(tmp_path / "dev.csv", ["a,x,yes", "x,b,no"], "text,other,label")
+    test = rows_csv(tmp_path / "test.csv", ["a,b,yes", "a,y,no"], "text,other,label")
+    metrics, data = run(train, held_out, test, text_pair="other")
+    assert (metrics["leaks"], metrics["validation_rows"]) == (1, 2)
+    assert list(zip(*(data.rows("train")[name] for name in ("text", "text_pair")), strict=True)) == [
+        ("a", "c"),
+        ("d", "b"),
+        ("d", "e"),
+    ]
+
+
+def test_the_group_of_a_row_is_the_value_of_the_slice_column(run, tmp_path):
+    rows = [f"text {n},{'ab'[n % 2]},{('web', '', '7')[n % 3]}" for n in range(30)]
+    source = rows_csv(tmp_path / "a.csv", [*rows, "text 0,a,mail"], "text,label,channel")
+    metrics, data = run(source, slice_by="channel", validation_share=0.4)
+    assert metrics["duplicates"] == 1  # another channel makes no other row
+    assert len({*texts(data)["validation"], *texts(data)["test"]}) == 12
+    for split in SPLITS:
+        for row in data.rows(split):
+            assert row["group"] == ("web", None, "7")[int(row["text"].split()[1]) % 3]
+    assert set(run(source)[1].rows("test")["group"]) == {None}
+
+
+def test_a_slice_column_that_is_not_there(run, tmp_path):
+    with pytest.raises(DataError, match=r"a.csv: no column 'channel'; it has label, text"):
+        run(rows_csv(tmp_path / "a.csv", many()), slice_by="channel")
+    hub = write_hub(tmp_path / "hub", test=["x,good", "y,bad"])
+    rows_csv(hub / "train.csv", [f"{row},web" for row in many()], "text,label,channel")
+    with pytest.raises(DataError, match=r"test-00000-of-00001.csv: no column 'channel'; it has label, text"):
+        run(hub, slice_by="channel")
 
 
 def parquet(path, rows):
@@ -134,7 +359,7 @@ def csv_gz(path, rows):
 def test_kinds_of_tables(run, tmp_path, name, write):
     write(tmp_path / name, many(10))
     metrics, data = run(tmp_path / name)
-    assert metrics["train_rows"] + metrics["validation_rows"] == 10
+    assert metrics["train_rows"] + metrics["validation_rows"] + metrics["test_rows"] == 10
     assert data.labels == ["bad", "good"]
 
 
@@ -144,9 +369,10 @@ def test_a_directory_with_named_splits(run, tmp_path):
     rows_csv(folder / "train-00000-of-00002.csv", many(4))
     rows_csv(folder / "train-00001-of-00002.csv", ["one more,good", "and another,bad"])
     rows_csv(folder / "validation-00000-of-00001.csv", ["held out,good", "kept back,bad"])
-    rows_csv(folder / "test-00000-of-00001.csv", ["never read,good"])
+    rows_csv(folder / "test-00000-of-00001.csv", ["x,good", "y,bad"])
+    rows_csv(folder / "unsupervised-00000-of-00001.csv", ["never read,good"])
     metrics, data = run(tmp_path / "hub")
-    assert (metrics["train_rows"], metrics["validation_rows"]) == (6, 2)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (6, 2, 2)
     assert sorted(data.rows("validation")["text"]) == ["held out", "kept back"]
 
 
@@ -173,10 +399,16 @@ def test_label_names_of_a_hub_parquet(run, tmp_path):
             {"labels": ["a", "b"]},
             r"column 'label' holds 2, but data.labels names only 2 classes, 0 to 1: a, b",
         ),
-        ([*many(), "alone,odd"], {}, r"label 'odd' has one row; two are needed to split off a validation set"),
+        (
+            [*many(), "alone,odd", "and one,odd"],
+            {},
+            r"label 'odd' has 2 of the rows that data.validation_share splits; 3 are needed: add rows, or name",
+        ),
+        ([*many(), "alone,odd"], {"test_share": 0}, r"label 'odd' has 1 of the rows that .*; 2 are needed"),
+        (many(), {"test_share": 0.9, "validation_share": 0.8}, r"8 rows cannot be split with data.test_share 0.9: "),
         (many(), {"where": {"text": "nothing"}}, r"no row of a.csv matches data.where {'text': 'nothing'}"),
         (many(20), {"labels": ["good", "bad", "fair"]}, r"label 'fair' is missing in train, which has bad, good"),
-        ([*many(), "t,a", "u,a", "v,c", "w,c"], {"rows": 2}, r"2 rows cannot hold 4 labels; allow more rows"),
+        ([*many(), "t,a", "u,a", "v,a", "w,c", "x,c", "y,c"], {"rows": 2}, r"2 rows cannot hold 4 labels; allow more"),
     ],
 )
 def test_bad_rows_are_refused(run, tmp_path, rows, fields, message):
@@ -184,11 +416,26 @@ def test_bad_rows_are_refused(run, tmp_path, rows, fields, message):
         run(rows_csv(tmp_path / "a.csv", rows), **fields)
 
 
-def test_a_label_missing_in_validation(run, tmp_path):
-    train = rows_csv(tmp_path / "train.csv", many(9, ("good", "bad", "mixed")))
-    held_out = rows_csv(tmp_path / "dev.csv", ["x,good", "y,bad"])
-    with pytest.raises(DataError, match="label 'mixed' is missing in validation, which has bad, good; add rows of it"):
-        run(train, held_out)
+def test_a_label_missing_in_a_split(run, tmp_path):
+    three = rows_csv(tmp_path / "three.csv", many(9, ("good", "bad", "mixed")))
+    two = rows_csv(tmp_path / "two.csv", ["w,good", "x,bad", "y,good", "z,bad"])
+    for split, sources in {
+        "train": {"source": two, "test": three},
+        "validation": {"source": three, "validation": two},
+        "test": {"source": three, "test": two},
+    }.items():
+        with pytest.raises(
+            DataError, match=f"label 'mixed' is missing in {split}, which has bad, good; add rows of it"
+        ):
+            run(**sources, test_share=0, validation_share=0.5)
+
+
+def test_a_label_that_cannot_be_in_validation_and_test(run, tmp_path):
+    held_out = rows_csv(tmp_path / "dev.csv", ["x,good", "y,bad", "z,bad"])
+    with pytest.raises(
+        DataError, match=r"label 'good' has 1 of the rows that data.test_share splits; 2 are needed: add"
+    ):
+        run(rows_csv(tmp_path / "a.csv", many()), held_out)
 
 
 @pytest.mark.parametrize(
@@ -213,31 +460,33 @@ def test_a_directory_without_tables(run, tmp_path):
 
 
 def test_quotes_and_commas_in_csv(run, tmp_path):
-    rows = ['"a, ""quoted"" text",good', "null,bad", "NA,good", "plain,bad"]
-    _, data = run(rows_csv(tmp_path / "a.csv", rows), validation_share=0.5)
-    texts = {*data.rows("train")["text"], *data.rows("validation")["text"]}
-    assert texts == {'a, "quoted" text', "null", "NA", "plain"}
+    rows = ['"a, ""quoted"" text",good', "null,bad", "NA,good", "plain,bad", "None,good", "nan,bad"]
+    _, data = run(rows_csv(tmp_path / "a.csv", rows))
+    found = {text for rows in texts(data).values() for text in rows}
+    assert found == {'a, "quoted" text', "null", "NA", "plain", "None", "nan"}
 
 
 def test_directories_named_after_splits(run, tmp_path):
-    for folder, rows in (("train", many(6)), ("validation", ["held out,good", "kept back,bad"]), ("test", ["x,good"])):
+    folders = {"train": many(6), "validation": ["held out,good", "kept back,bad"], "test": ["x,good", "y,bad"]}
+    for folder, rows in folders.items():
         (tmp_path / "hub" / folder).mkdir(parents=True)
         rows_csv(tmp_path / "hub" / folder / "0000.csv", rows)
-    metrics, data = run(tmp_path / "hub")
-    assert (metrics["train_rows"], metrics["validation_rows"]) == (6, 2)
-    assert sorted(data.rows("validation")["text"]) == ["held out", "kept back"]
+    _, data = run(tmp_path / "hub")
+    assert [len(rows) for rows in texts(data).values()] == [6, 2, 2]
+    assert sorted(texts(data)["validation"]) == ["held out", "kept back"]
+    assert sorted(texts(data)["test"]) == ["x", "y"]
 
 
 def test_all_rows_but_one(run, tmp_path):
     source = rows_csv(tmp_path / "a.csv", many(20))
-    assert run(source, rows=17, validation_share=0.1)[0]["train_rows"] == 17
+    assert run(source, rows=15, validation_share=0.2)[0]["train_rows"] == 15
 
 
 def test_a_column_that_changes_its_kind_far_down(run, tmp_path):
     ages = ["3"] * 11_000 + ["", "n/a", "3.5"] + ["4"] * 997
     rows = [f"text {i},{'ab'[i % 2]},{age}" for i, age in enumerate(ages)]
     metrics, _ = run(rows_csv(tmp_path / "a.csv", rows, "text,label,age"))
-    assert metrics["train_rows"] + metrics["validation_rows"] == 12_000
+    assert metrics["train_rows"] + metrics["validation_rows"] + metrics["test_rows"] == 12_000
 
 
 def test_labels_are_taken_as_they_are_written(run, tmp_path):

@@ -17,35 +17,35 @@ def texts(count, first=0):
     return [(f"sentence {number}", None) for number in range(first, first + count)]
 
 
-def chosen(rows, labels, count, seed=0, purpose="split", spare=0) -> set[Row]:
-    return {rows[place] for place in choose(rows, labels, count, purpose=purpose, seed=seed, spare=spare)}
+def chosen(rows, labels, count, seed=0, purpose="split", **limits) -> set[Row]:
+    return {rows[place] for place in choose(rows, labels, count, purpose=purpose, seed=seed, **limits)}
 
 
 @st.composite
 def wanted_of_labels(draw):
-    """Sizes of labels, how many rows are wanted in all, and how many of each label are spared."""
-    spare = draw(st.integers(0, 3))
-    sizes = draw(st.dictionaries(st.text("abc", min_size=1), st.integers(1 + spare, 60), min_size=1, max_size=12))
-    return sizes, draw(st.integers(len(sizes), sum(sizes.values()) - spare * len(sizes))), spare
+    """Sizes of labels, how many rows are wanted in all, how many of each label are spared, and how many a must."""
+    spare, least = draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    sizes = draw(st.dictionaries(st.text("abc", min_size=1), st.integers(least + spare, 60), min_size=1, max_size=12))
+    return sizes, draw(st.integers(least * len(sizes), sum(sizes.values()) - spare * len(sizes))), spare, least
 
 
 @settings(deadline=None)
 @given(wanted_of_labels())
 def test_quotas_make_the_count_and_leave_no_label_out(wanted):
-    sizes, count, spare = wanted
-    quota = quotas(sizes, count, spare)
+    sizes, count, spare, least = wanted
+    quota = quotas(sizes, count, spare, least)
     assert sum(quota.values()) == count
     assert quota.keys() == sizes.keys()
-    assert all(1 <= quota[label] <= sizes[label] - spare for label in sizes)
+    assert all(least <= quota[label] <= sizes[label] - spare for label in sizes)
 
 
 @settings(deadline=None)
 @given(wanted_of_labels())
 def test_quotas_are_shares_within_one_row_wherever_labels_allow(wanted):
-    sizes, count, spare = wanted
+    sizes, count, spare, least = wanted
     shares = {label: Fraction(count * size, sum(sizes.values())) for label, size in sizes.items()}
-    quota = quotas(sizes, count, spare)
-    if all(1 <= shares[label] <= sizes[label] - spare for label in sizes):
+    quota = quotas(sizes, count, spare, least)
+    if all(least <= shares[label] <= sizes[label] - spare for label in sizes):
         assert all(abs(quota[label] - shares[label]) < 1 for label in sizes)
         whole = {label: int(share) for label, share in shares.items()}
         by_remainder = sorted(sizes, key=lambda label: (whole[label] - shares[label], label))
@@ -59,6 +59,7 @@ def test_quotas_worked_out_by_hand():
     assert quotas({"b": 5, "a": 5}, 3) == {"a": 2, "b": 1}  # equal remainders: the first by name
     assert quotas({"a": 97, "b": 2, "c": 1}, 10) == {"a": 8, "b": 1, "c": 1}  # 9.7, 0.2, 0.1
     assert quotas({"a": 2, "b": 2, "c": 6}, 7, spare=1) == {"a": 1, "b": 1, "c": 5}  # 1.4, 1.4, 4.2
+    assert quotas({"a": 20, "b": 4, "c": 3}, 9, least=2) == {"a": 5, "b": 2, "c": 2}  # 6.7, 1.3, 1.0
 
 
 @st.composite
@@ -131,7 +132,10 @@ def test_seeds_and_purposes_choose_independently():
     one_label = ["good"] * len(rows)
     first = chosen(rows, one_label, 300, seed=0)
     assert 60 < len(first & chosen(rows, one_label, 300, seed=1)) < 120
-    assert 60 < len(first & chosen(rows, one_label, 300, seed=0, purpose="sample")) < 120
+    others = [chosen(rows, one_label, 300, seed=0, purpose=purpose) for purpose in ("test", "sample")]
+    assert 60 < len(first & others[0]) < 120
+    assert 60 < len(first & others[1]) < 120
+    assert 60 < len(others[0] & others[1]) < 120
 
 
 def test_a_pair_is_told_from_its_parts():

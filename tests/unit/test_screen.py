@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation import quality
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.errors import DataError
 from tinybert.stages import screen
 from tinybert.teacher_cache import row_keys
@@ -26,21 +26,22 @@ BAD, GOOD = [3.0, 0.0], [0.0, 3.0]  # probability 0.953
 LOGITS = [BAD, GOOD, GOOD, BAD, GOOD, [0.5, 0.0], BAD]  # the third is wrong, the sixth unsure with 0.622
 
 
-def write_gathered(directory, train, copies, validation=("held out",)):
-    """What the stage gather writes; row n has the label n % 2."""
+def write_gathered(directory, train, copies, test_is_validation=False):
+    """What the stage gather writes; row n has the label n % 2 and the group "even" or "odd"."""
     directory.mkdir()
     with RowWriter(directory / "train.arrow") as writer:
         for number, text in enumerate(train):
-            writer.add(text, None, number % 2, number)
+            writer.add(text, None, number % 2, number, group=("even", "odd")[number % 2])
         for origin, text, recipe in copies:
             writer.add(text, None, origin % 2, origin, recipe)
-    with RowWriter(directory / "validation.arrow") as writer:
-        for number, text in enumerate(validation):
-            writer.add(text, None, number % 2, number)
+    for split in SPLITS[1:]:
+        with RowWriter(directory / f"{split}.arrow") as writer:
+            writer.add("held out" if test_is_validation else f"in {split}", None, 0, 0)
     made = {name: sum(copy[2] == name for copy in copies) for name in ("paper", "swap")}
-    dropped = {"in_validation": {"paper": 1}, "duplicate": {}, "near_duplicate": {}}
+    dropped = {"held_out": {"paper": 1}, "duplicate": {}, "near_duplicate": {}}
     gathered = {"asked": {"paper": 10, "swap": 2}, "made": made | {"paper": made["paper"] + 1}, "dropped": dropped}
-    write_manifest(directory, ["bad", "good"], 64, original_rows=len(train), augmentation={**gathered, "kept": made})
+    described = {"original_rows": len(train), "augmentation": {**gathered, "kept": made}}
+    write_manifest(directory, ["bad", "good"], 64, test_is_validation=test_is_validation, **described)
     return directory
 
 
@@ -58,18 +59,21 @@ def run(tmp_path, nowhere, monkeypatch):
     """Run the stage; gives texts and labels of its rows, its metrics, and its directory."""
     number, draw = 0, screen.draw
 
-    def run(train=TRAIN, copies=COPIES, logits=LOGITS, drawn=False, **fields):
+    def run(train=TRAIN, copies=COPIES, logits=LOGITS, drawn=False, test_is_validation=False, **fields):
         nonlocal number
         number += 1
         # The picture takes most of the time.
         monkeypatch.setattr(screen, "draw", draw if drawn else lambda summary, path: None)
-        data = write_gathered(tmp_path / f"data{number}", train, copies)
+        data = write_gathered(tmp_path / f"data{number}", train, copies, test_is_validation)
         targets = write_answers(tmp_path / f"targets{number}", data, logits)
         out = tmp_path / f"out{number}"
         out.mkdir()
         metrics = screen.run(data=data, targets=targets, config=QualityConfig(**fields), out=out, on_metrics=nowhere)
-        assert (out / "validation.arrow").read_bytes() == (data / "validation.arrow").read_bytes()
+        for split in SPLITS[1:]:
+            assert (out / f"{split}.arrow").read_bytes() == (data / f"{split}.arrow").read_bytes()
         rows = TaskData(out).rows("train")
+        groups = [("even", "odd")[n % 2] for n in range(len(train))]
+        assert rows["group"][:] == groups + [None] * (len(rows) - len(train))
         assert [name is None for name in rows["made_by"]] == [n < len(train) for n in range(len(rows))]
         return list(zip(rows["text"][:], rows["label"][:], strict=True)), metrics, out
 
@@ -89,7 +93,7 @@ def test_flipped_copies_go(run):
         "made": 5.0,
         "kept": 3.0,
         "relabelled": 0.0,
-        "dropped_in_validation": 1.0,
+        "dropped_held_out": 1.0,
         "dropped_duplicate": 0.0,
         "dropped_near_duplicate": 0.0,
         "dropped_flipped": 1.0,
@@ -103,7 +107,7 @@ def test_flipped_copies_go(run):
     assert manifest["splits"]["train"]["rows"] == 6
     told = manifest["augmentation"]
     assert told["asked"] == {"paper": 10, "swap": 2}
-    assert told["dropped"]["in_validation"] == {"paper": 1}
+    assert told["dropped"]["held_out"] == {"paper": 1}
     assert told["dropped"]["flipped"] == {"paper": 1}
     assert told["kept"] == {"paper": 2, "swap": 1}
     assert told["classes"]["bad"] == {"rows": 2, "misread": 1, "copies": 4, "flipped": 1}
@@ -160,7 +164,7 @@ def test_where_all_copies_are_dropped_it_says_what_to_change(run, caplog):
     assert metrics["kept"] == 0
     assert metrics["words_replaced"] == metrics["vocabulary_growth"] == 0
     assert caplog.messages == [
-        "screen  all 5 copies were dropped (in_validation 1, flipped 3, unsure 1), so the student sees the original "
+        "screen  all 5 copies were dropped (held_out 1, flipped 3, unsure 1), so the student sees the original "
         "rows only: set quality.flipped to relabel or keep, or lower augment.probability"
     ]
 
@@ -171,6 +175,12 @@ def test_without_copies_there_is_nothing_to_screen(run, caplog):
     assert rows == ROWS
     assert metrics["flip_rate"] == 0
     assert "no copies to show" in (out / "augmentation.md").read_text()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_whether_validation_serves_as_test_is_passed_on(run, same):
+    _, _, out = run(test_is_validation=same)
+    assert TaskData(out).test_is_validation is same
 
 
 def test_answers_for_other_rows_are_refused(run, tmp_path, nowhere):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tinybert.config import (
     AugmentConfig,
     BaselineConfig,
     CorpusConfig,
     DataConfig,
-    EvaluateConfig,
+    ExportConfig,
     FineTuneConfig,
     GeneralConfig,
     LayersConfig,
@@ -33,7 +33,6 @@ from tinybert.stages import (
     augment,
     baseline,
     corpus,
-    evaluate,
     export,
     fine_tune,
     gather,
@@ -88,8 +87,8 @@ def made(smoke_material, tmp_path_factory):
     middle = make("layers", layers, **taught, student=start, layer_map=MapConfig(), config=inner)
     outer = LogitsConfig(optim=OptimConfig(epochs=4, batch_size=8, learning_rate=3e-3))
     final = make("logits", logits, **taught, student=middle, config=outer)
-    model = make("export", export, data=data, student=final)
-    plain = make(
+    make("export", export, data=data, student=final, config=ExportConfig(onnx=False, int8=False))
+    make(
         "baseline",
         baseline,
         data=data,
@@ -99,8 +98,6 @@ def made(smoke_material, tmp_path_factory):
         config=BaselineConfig(),
         steps=6,
     )
-    compared = EvaluateConfig(latency_runs=3)
-    make("evaluate", evaluate, data=data, teacher=tuned, student=model, baseline=plain, config=compared)
     return outputs, metrics
 
 
@@ -287,18 +284,13 @@ def test_projections_travel_from_general_to_layers_and_no_further(made):
     assert not (outputs["export"] / PROJECTIONS).exists()
 
 
-def test_the_exported_student_predicts_label_names(made):
+def test_the_exported_student_has_its_shape_and_no_projections_inside(made):
     outputs, metrics = made
     model = AutoModelForSequenceClassification.from_pretrained(outputs["export"])
-    assert model.config.id2label == {0: "bad", 1: "good"}
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (2, 16)
     names = set(load_file(outputs["export"] / "model.safetensors"))
     assert not {name for name in names if "projection" in name or "matrices" in name}
-    classify = pipeline("text-classification", model=str(outputs["export"]), truncation=True)
-    answer = classify(["the film is wonderful", "awful " * 400])
-    assert {entry["label"] for entry in answer} <= {"bad", "good"}
     assert metrics["export"]["parameters"] == model.num_parameters()
-    assert "pipeline(" in (outputs["export"] / "README.md").read_text()
 
 
 def test_the_head_is_taken_over_where_widths_agree(made, tmp_path):
@@ -338,29 +330,6 @@ def test_baseline_takes_the_steps_it_is_given(made):
     assert metrics["baseline"]["steps"] == 6
     shape = json.loads((outputs["baseline"] / "config.json").read_text())
     assert (shape["num_hidden_layers"], shape["hidden_size"], shape["id2label"]) == (2, 16, {"0": "bad", "1": "good"})
-
-
-def test_the_comparison_agrees_with_an_independent_count(made):
-    outputs, metrics = made
-    comparison = json.loads((outputs["evaluate"] / "comparison.json").read_text())
-    rows = TaskData(outputs["prepare"]).rows("validation")
-    for name, directory in (("teacher", "fine_tune"), ("student", "export"), ("baseline", "baseline")):
-        classify = pipeline("text-classification", model=str(outputs[directory]))
-        right = [
-            answer["label"] == ("bad", "good")[label]
-            for answer, label in zip(classify(list(rows["text"])), rows["label"], strict=True)
-        ]
-        assert comparison[name]["accuracy"] == pytest.approx(sum(right) / len(right))
-        size = (outputs[directory] / "model.safetensors").stat().st_size
-        assert comparison[name]["megabytes"] == pytest.approx(size / 1e6)
-    student, teacher = comparison["student"], comparison["teacher"]
-    assert comparison["retention"] == pytest.approx(student["accuracy"] / teacher["accuracy"])
-    assert comparison["speedup"] == pytest.approx(teacher["latency_ms"] / student["latency_ms"])
-    assert metrics["evaluate"]["student_accuracy"] == student["accuracy"]
-    table = (outputs["evaluate"] / "comparison.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table] == ["", "---", "teacher", "student", "baseline"]
-    for picture in ("comparison.png", "confusion_student.png", "confusion_teacher.png"):
-        assert (outputs["evaluate"] / picture).stat().st_size > 5000
 
 
 def test_training_stages_report_steps_and_scores(made):

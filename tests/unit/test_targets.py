@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from tinybert.config import MapConfig, TargetsConfig
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
 from tinybert.errors import DataError
 from tinybert.models import load_encoder
@@ -53,7 +53,7 @@ def make(teacher, tmp_path):
 
 def write_data(directory, texts, max_length=64):
     directory.mkdir(parents=True)
-    for split in ("train", "validation"):
+    for split in SPLITS:
         with RowWriter(directory / f"{split}.arrow") as writer:
             for number, (text, pair) in enumerate(texts):
                 writer.add(text, pair, number % 2, number)

@@ -37,6 +37,7 @@ class Row(NamedTuple):
     label: int
     origin: int
     made_by: str | None
+    group: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:

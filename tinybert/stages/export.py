@@ -1,55 +1,123 @@
-"""The finished student as a plain Hugging Face directory: no projections, label names inside, a card beside."""
+"""The finished student in the forms it is handed over in: a Hugging Face directory, with ONNX and int8 beside."""
 
-import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
 from tinybert.cli import main
+from tinybert.cost import megabytes
 from tinybert.data import TaskData
+from tinybert.errors import ModelError
+from tinybert.model_card import draft
 from tinybert.models import load_classifier, load_tokenizer, save
+from tinybert.onnx_model import OnnxClassifier, check_export, export_onnx, quantise
 from tinybert.progress import OnMetrics
+from tinybert.release_config import ExportConfig
+from tinybert.released import INT8, ONNX, TORCH, Released, Variant
+from tinybert.scoring import encode
+from tinybert.states import model_inputs
+
+FILES = {TORCH: "model.safetensors", ONNX: "onnx/model.onnx", INT8: "onnx/model_int8.onnx"}
+"""Where the weights of each variant stand."""
+PREFERRED = (INT8, ONNX, TORCH)
+DIFFERENCE = 1e-3
+"""Between a logit of ONNX and one of torch at most."""
+COMPARED = 8
+"""Validation rows on which the two are compared, from the shortest to the longest."""
 
 
-def run(*, data: Path, student: Path, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
+def run(*, data: Path, student: Path, config: ExportConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
     """Export a student.
 
-    `AutoModelForSequenceClassification.from_pretrained` and `pipeline("text-classification")` load what is written.
+    `AutoModelForSequenceClassification.from_pretrained`, `pipeline("text-classification")` and
+    `tinybert.serving.Classifier` load what is written.
 
     Args:
-        data: Prepared task data set, for the label names and the length.
+        data: Prepared task data set, for the label names, the length, and sentences to compare ONNX with torch on.
         student: Distilled classifier.
+        config: Which variants.
         out: Directory to write.
-        on_metrics: Told parameters and megabytes.
+        on_metrics: Told the numbers.
 
     Returns:
-        parameters and megabytes (of the weights, 10^6 bytes).
+        parameters, megabytes (of the torch weights, 10^6 bytes), and with ONNX onnx_megabytes and onnx_difference (the
+        largest between a logit and torch's), with int8 int8_megabytes.
+
+    Raises:
+        ConfigError: ONNX is wanted, and what it needs is not installed.
+        ModelError: ONNX gives other logits than torch.
     """
+    check_export(config)
     task = TaskData(data)
-    model = load_classifier(student, task.labels).cpu()
-    save(model, load_tokenizer(student), out, task.max_length)
-    (out / "README.md").write_text(_card(task))
-    shutil.copyfile(data / "manifest.json", out / "data.json")
+    model, tokenizer = load_classifier(student, task.labels).cpu(), load_tokenizer(student)
+    names = list(model_inputs(model, encode(tokenizer, ["a"], [None], task.max_length)))
+    # Some tokenizers name inputs that their model does not take (DistilBERT, with BERT's); pipelines would pass them.
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    save(model, tokenizer, out, task.max_length)
     metrics = {"parameters": float(model.num_parameters()), "megabytes": megabytes(out)}
+    variants = [TORCH]
+    if config.onnx:
+        (out / FILES[ONNX]).parent.mkdir()
+        export_onnx(model, names, out / FILES[ONNX])
+        metrics["onnx_difference"] = check_parity(task, out)
+        variants.append(ONNX)
+    if config.int8:
+        quantise(out / FILES[ONNX], out / FILES[INT8])
+        variants.append(INT8)
+    released = _released(task, variants)
+    released.write(out)
+    (out / "README.md").write_text(draft(released), encoding="utf-8")
+    shutil.copyfile(data / "manifest.json", out / "data.json")
+    metrics |= {f"{name}_megabytes": megabytes(out, name) for name in variants if name != TORCH}
     on_metrics(metrics, 0)
     return metrics
 
 
-def megabytes(model: Path) -> float:
-    """Size of a model's weights on disk, 10^6 bytes."""
-    return sum(file.stat().st_size for file in model.glob("*.safetensors")) / 1e6
-
-
-def _card(task: TaskData) -> str:
-    pair = task.rows("train")[0]["text_pair"] is not None
-    sample = '{"text": "...", "text_pair": "..."}' if pair else '"..."'
-    labels = json.dumps(task.labels, ensure_ascii=False)
-    return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n"
-        "A TinyBERT student distilled from a BERT teacher (arXiv:1909.10351).\n\n"
-        f"Labels: {labels}. At most {task.max_length} tokens. Training data: `data.json`.\n\n"
-        "```python\nfrom transformers import pipeline\n"
-        f'pipeline("text-classification", model="PATH_OF_THIS_DIRECTORY", truncation=True)({sample})\n```\n'
+def _released(task: TaskData, variants: list[str]) -> Released:
+    return Released(
+        labels=task.labels,
+        max_length=task.max_length,
+        pair=task.rows("train")[0]["text_pair"] is not None,
+        default=next(name for name in PREFERRED if name in variants),
+        variants={name: Variant(file=FILES[name]) for name in variants},
     )
+
+
+def check_parity(task: TaskData, directory: Path) -> float:
+    """The largest difference between a logit of ONNX and torch, on validation rows alone and in one batch.
+
+    Raises:
+        ModelError: It is too large.
+    """
+    rows = task.rows("validation")
+    lengths = [len(text) + len(pair or "") for text, pair in zip(rows["text"], rows["text_pair"], strict=True)]
+    chosen = np.argsort(lengths, kind="stable")[np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).astype(int)]
+    sample = rows.select(chosen)
+    texts, pairs = list(sample["text"]), list(sample["text_pair"])
+    batches = [(texts, pairs), *(([text], [pair]) for text, pair in zip(texts, pairs, strict=True))]
+    tokenizer = load_tokenizer(directory)
+    difference = max(_difference(directory, tokenizer, batches, task.max_length))
+    if not difference <= DIFFERENCE:
+        raise ModelError(
+            f"in ONNX a logit of the student differs by {difference:.2g} from torch's on the data's own sentences, "
+            f"{DIFFERENCE:g} at most is right; set export.onnx and export.int8 to false, and report the model's kind"
+        )
+    return difference
+
+
+def _difference(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, batches: list[tuple[list[str], list[str | None]]], length: int
+) -> list[float]:
+    plain, exported = load_classifier(directory).cpu().eval(), OnnxClassifier(directory, FILES[ONNX])
+    found = []
+    with torch.inference_mode():
+        for texts, pairs in batches:
+            batch_BL = encode(tokenizer, texts, pairs, length)
+            found.append((plain(**batch_BL).logits - exported(**batch_BL).logits).abs().max().item())
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The rows of the data and their augmented copies as one data set, without leaks, duplicates and near duplicates."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -15,18 +14,18 @@ from numpy.typing import NDArray
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation.quality import Row, are_similar, beside_their_rows, keys, repeats, sides, stand_among, stream
 from tinybert.cli import main
-from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.errors import DataError
 from tinybert.progress import OnMetrics, Progress
 
-FATES = ("kept", "in_validation", "duplicate", "near_duplicate")
+FATES = ("kept", "held_out", "duplicate", "near_duplicate")
 """What becomes of a copy; all but the first are reasons to drop it. A copy's fate is its place here."""
-KEPT, IN_VALIDATION, DUPLICATE, NEAR_DUPLICATE = range(len(FATES))
+KEPT, HELD_OUT, DUPLICATE, NEAR_DUPLICATE = range(len(FATES))
 
 
 def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
-    """Join rows and copies. A copy is dropped where it equals a validation row, a row, an earlier copy of whatever row,
-    or where it is too similar to its own row or an earlier kept copy of that.
+    """Join rows and copies. A copy is dropped where it equals a validation or test row, a row, an earlier copy of
+    whatever row, or where it is too similar to its own row or an earlier kept copy of that.
 
     Memory grows by some 25 bytes a copy: texts are read twice, once for their keys, once to be compared and written.
 
@@ -48,7 +47,7 @@ def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_
     rows = task.rows("train")
     shards = [Dataset.from_file(str(shard / "copies.arrow")) for shard in copies]
     _check_origins(shards, len(rows))
-    fates = _compare_keys(rows, task.rows("validation"), shards)
+    fates = _compare_keys(rows, [task.rows(split) for split in SPLITS[1:]], shards)
     progress = Progress("gather", len(fates), unit="copy")
     counts: dict[str, Counter[str]] = {fate: Counter() for fate in FATES}
     with RowWriter(out / "train.arrow") as writer:
@@ -59,9 +58,10 @@ def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_
             if fate == KEPT:
                 writer.add(*copy)
             progress.update(done)
-    shutil.copyfile(data / "validation.arrow", out / "validation.arrow")
+    task.copy_held_out(out)
     augmentation = _described(copies, counts)
-    write_manifest(out, task.labels, task.max_length, original_rows=len(rows), augmentation=augmentation)
+    described = {"original_rows": len(rows), "augmentation": augmentation}
+    write_manifest(out, task.labels, task.max_length, test_is_validation=task.test_is_validation, **described)
     metrics = {"rows": float(writer.count)}
     metrics |= {name: float(sum(augmentation[name].values())) for name in ("asked", "made", "kept")}
     metrics |= {f"dropped_{reason}": float(counts[reason].total()) for reason in FATES[1:]}
@@ -79,13 +79,13 @@ def _check_origins(shards: list[Dataset], rows: int) -> None:
             )
 
 
-def _compare_keys(rows: Dataset, validation: Dataset, shards: list[Dataset]) -> NDArray[np.uint8]:
+def _compare_keys(rows: Dataset, held_out: list[Dataset], shards: list[Dataset]) -> NDArray[np.uint8]:
     """The fate of each copy as far as equality decides it."""
     own = keys(stream(rows))
-    copied = keys(chain.from_iterable(map(stream, shards)))
+    copied, kept_back = (keys(chain.from_iterable(map(stream, parts))) for parts in (shards, held_out))
     fates = np.full(len(copied), KEPT, np.uint8)
     fates[repeats(np.concatenate([own, copied]))[len(own) :]] = DUPLICATE
-    fates[stand_among(copied, keys(stream(validation)))] = IN_VALIDATION
+    fates[stand_among(copied, kept_back)] = HELD_OUT
     return fates
 
 

@@ -1,6 +1,5 @@
 """The augmented copies held against the teacher: those it contradicts or doubts go, and a report tells of all."""
 
-import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from tinybert.progress import OnMetrics, Progress, logger
 from tinybert.teacher_cache import TeacherCache, row_keys
 
 CURES = {
-    "in_validation": "the validation rows are too much like the training rows; name others in data.validation_source",
+    "held_out": "validation and test rows are too much like training rows; name others in data.validation_source and "
+    "data.test_source",
     "duplicate": "raise augment.probability or augment.candidates, so that copies differ",
     "near_duplicate": "raise quality.similarity or augment.probability",
     "flipped": "set quality.flipped to relabel or keep, or lower augment.probability",
@@ -48,9 +48,10 @@ def run(*, data: Path, targets: Path, config: QualityConfig, out: Path, on_metri
     survey = Survey(task.labels, gathered)
     with RowWriter(out / "train.arrow") as writer:
         _choose(task.rows("train"), originals, answers, config, survey, writer)
-    shutil.copyfile(data / "validation.arrow", out / "validation.arrow")
+    task.copy_held_out(out)
     summary = survey.summary()
-    write_manifest(out, task.labels, task.max_length, original_rows=originals, augmentation=summary)
+    described = {"original_rows": originals, "augmentation": summary}
+    write_manifest(out, task.labels, task.max_length, test_is_validation=task.test_is_validation, **described)
     (out / "augmentation.md").write_text(report(summary, survey.examples), encoding="utf-8")
     write_examples(survey.examples, out / "examples.json")
     draw(summary, out / "augmentation.png")

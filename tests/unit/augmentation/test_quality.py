@@ -248,7 +248,7 @@ def test_a_cell_shows_the_text_itself(text):
 GATHERED = {
     "asked": {"paper": 5, "swap": 2},
     "made": {"paper": 4, "swap": 1},
-    "dropped": {"in_validation": {"paper": 1}, "duplicate": {}, "near_duplicate": {}},
+    "dropped": {"held_out": {"paper": 1}, "duplicate": {}, "near_duplicate": {}},
     "kept": {"paper": 3, "swap": 1},
 }
 
@@ -290,7 +290,7 @@ def test_metrics(survey):
         "made": 5.0,
         "kept": 3.0,
         "relabelled": 1.0,
-        "dropped_in_validation": 1.0,
+        "dropped_held_out": 1.0,
         "dropped_duplicate": 0.0,
         "dropped_near_duplicate": 0.0,
         "dropped_flipped": 1.0,
@@ -360,7 +360,7 @@ def test_the_picture_has_a_bar_for_each_fate(survey, tmp_path, monkeypatch):
     draw(survey.summary(), tmp_path / "augmentation.png")
     (axes,) = drawn
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["kept", "not made", "in validation", "duplicate", "near duplicate", "flipped", "unsure"]
+    assert names == ["kept", "not made", "held out", "duplicate", "near duplicate", "flipped", "unsure"]
     assert [bar.get_width() for bar in axes.patches] == [3, 2, 1, 0, 0, 1, 0]
     assert [text.get_text() for text in axes.texts][:3] == ["3 (42.9%)", "2 (28.6%)", "1 (14.3%)"]
     assert axes.get_title() == "7 augmented copies asked for"

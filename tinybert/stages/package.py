@@ -1,0 +1,88 @@
+"""The directory that is registered: the student in the variants that passed, calibrated, with card and evidence."""
+
+import shutil
+from pathlib import Path
+
+from tinybert.cli import main
+from tinybert.config import DistillConfig
+from tinybert.cost import megabytes
+from tinybert.digest import list_files
+from tinybert.errors import ModelError
+from tinybert.gate import MODELS
+from tinybert.model_card import Sources, card, read_json
+from tinybert.progress import OnMetrics
+from tinybert.released import FILE, TORCH, Released
+
+WRITTEN = {FILE, "README.md"}
+"""Of the student's files those that a package has its own of."""
+
+
+def run(
+    *,
+    data: Path,
+    teacher: Path,
+    student: Path,
+    report: Path,
+    decision: Path,
+    config: DistillConfig,
+    out: Path,
+    on_metrics: OnMetrics,
+) -> dict[str, float]:
+    """Make the package; the same inputs give the same bytes.
+
+    Args:
+        data: Prepared task data set.
+        teacher: The model that taught, for its digest and licence.
+        student: Exported student.
+        report: Its evaluation, for the temperatures and the card.
+        decision: What the gate says of it: which variants are kept, which one is served.
+        config: The run's form, for the card.
+        out: Directory to write.
+        on_metrics: Told the numbers.
+
+    Returns:
+        variants (how many), megabytes and temperature of the served one.
+
+    Raises:
+        ModelError: The gate serves a variant that the student does not have, or did not keep it.
+    """
+    released = _released(Released.read(student), read_json(decision / "decision.json"), report)
+    kept = {variant.file for variant in released.variants.values()}
+    dropped = {variant.file for variant in Released.read(student).variants.values()} - kept
+    for name in list_files(student).keys() - dropped - WRITTEN:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(student / name, out / name)
+    shutil.copyfile(report / "comparison.json", out / "evaluation.json")
+    shutil.copyfile(decision / "decision.json", out / "decision.json")
+    released.write(out)
+    sources = Sources(data, teacher, student, report, decision)
+    written = card(released, MODELS[released.default], config, sources)
+    (out / "README.md").write_text(written, encoding="utf-8")
+    served = released.variants[released.default]
+    metrics = {
+        "variants": float(len(released.variants)),
+        "megabytes": megabytes(out, released.default),
+        "temperature": served.temperature,
+    }
+    on_metrics(metrics, 0)
+    return metrics
+
+
+def _released(exported: Released, decision: dict[str, object], report: Path) -> Released:
+    """The kept variants, calibrated. Torch's stays whatever the gate says: its weights answer where ONNX cannot."""
+    fates, served = decision["variants"], decision["served"]
+    assert isinstance(fates, dict)
+    names = [name for name in exported.variants if name == TORCH or fates.get(name, {}).get("kept")]
+    if served not in names:
+        raise ModelError(
+            f"the decision serves {served!r}, but the student was exported and kept as {', '.join(names)}; "
+            "evaluate and judge this student"
+        )
+    calibration = read_json(report / "calibration.json")
+    temperatures = {name: calibration[MODELS[name]]["temperature"] for name in names}
+    variants = {name: exported.variants[name].model_copy(update={"temperature": temperatures[name]}) for name in names}
+    return exported.model_copy(update={"default": served, "variants": variants})
+
+
+if __name__ == "__main__":
+    main(run)
