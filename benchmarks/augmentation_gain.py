@@ -54,7 +54,7 @@ def distilled(directory: Path, preset: str, fields: dict[str, object]) -> float:
     assignments = [part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     # In the repository, for a preset may name its sources relative to it.
     subprocess.run([*command, *assignments], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    accuracy: float = json.loads(table.read_text())["student"]["accuracy"]
+    accuracy: float = json.loads(table.read_text())["comparison"]["student"]["accuracy"]
     return accuracy
 
 

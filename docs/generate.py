@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+from flows.rollback import RollbackConfig
 from tinybert.config import DistillConfig
 from tinybert.form import markdown
+from tinybert.score_config import ScoreConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRO = """\
 # Configuration
 
-Written by `make docs` from `tinybert/config.py`; do not edit it here.
+Written by `make docs` from the form's classes; do not edit it here.
 
-A run is one `DistillConfig`. Its fields are filled in three ways:
+A run of `distill` is one `DistillConfig`. Its fields are filled in three ways:
 
 - in the Prefect UI, where each class below is a box of the form;
 - by a preset, the parameters of a deployment in `prefect.yaml`: `python -m flows.distill --preset NAME`;
@@ -37,9 +39,15 @@ that is not given.
 """
 
 
+OTHERS = """
+The flows `score` and `rollback` have forms of their own, filled in the same ways.
+
+"""
+
+
 def page() -> str:
     """The whole page."""
-    return INTRO + markdown(DistillConfig)
+    return INTRO + markdown(DistillConfig) + OTHERS + markdown(ScoreConfig) + "\n" + markdown(RollbackConfig)
 
 
 if __name__ == "__main__":

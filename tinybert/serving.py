@@ -207,7 +207,7 @@ def example_rows(model_input: Any) -> list[tuple[object, object]]:
     if not isinstance(model_input, pd.DataFrame):
         return [_example_row(item) for item in _listed(model_input)]
     names: list[Any] = list(model_input.columns)
-    if len(names) == 1 and names != [PAIR]:
+    if names in ([0], [TEXT]):
         return [_example_row(item) for item in model_input.iloc[:, 0].tolist()]
     if names == [0, 1]:  # without names
         names = [TEXT, PAIR]

@@ -1,5 +1,6 @@
 """The main job end to end on a tiny real BERT: what it leaves behind, what it re-runs, how it fails."""
 
+import html
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from mlflow import MlflowClient
 from prefect.artifacts import Artifact
 from transformers import pipeline
 
-from flows.command import preset, show, where, write_json
+from flows.command import preset, show, where
 from flows.distill import distill, planned
+from flows.score import score
 from tasks import policy
 from tasks.run import RunSummary
 from tinybert.cli import validated
@@ -21,6 +23,7 @@ from tinybert.config import DistillConfig
 from tinybert.digest import content_digest
 from tinybert.errors import ConfigError, DataError, ModelError, SourceError
 from tinybert.form import merge
+from tinybert.score_config import ScoreConfig
 
 STAGES = [
     "prepare",
@@ -37,6 +40,8 @@ STAGES = [
     "export",
     "baseline",
     "evaluate",
+    "gate",
+    "package",
 ]
 
 
@@ -86,7 +91,10 @@ def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
     assert parent.data.metrics["retention"] == pytest.approx(first.comparison["retention"])
     assert parent.data.tags["prefect.flow_run_name"] == "smoke"
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {"summary.md", "comparison.png", "config.json"} <= names
+    assert {"summary.md", "comparison.png", "config.json", "report.html"} <= names
+    served = first.comparison["student"]  # too few rows to show that int8 loses nothing
+    assert parent.data.metrics["latency_ms"] == pytest.approx(served["latency_ms"])
+    assert (parent.data.tags["verdict"], parent.data.tags["served"]) == ("promoted", "torch")
     layers = next(run for run in children if run.info.run_name == "layers")
     curve = client.get_metric_history(layers.info.run_id, "hidden_loss")
     assert len(curve) > 3
@@ -117,22 +125,32 @@ def test_the_report_of_augmentation_is_in_both_uis(first, shared_home):
 
 
 def test_the_model_is_registered(first, shared_home):
-    version = MlflowClient(f"sqlite:///{shared_home}/mlflow.db").get_model_version_by_alias("smoke", "challenger")
+    version = MlflowClient(f"sqlite:///{shared_home}/mlflow.db").get_model_version_by_alias("smoke", "champion")
     assert version.tags["digest"] == first.model.digest
-    assert first.registered == f"smoke version {version.version}"
+    assert (first.registered, first.outcome) == (f"smoke version {version.version}", "promoted")
+    assert version.description == first.decision["summary"]
 
 
-def test_the_closing_table_and_its_json(first, tmp_path, capsys):
+def test_the_page_shows_the_run(first):
+    page = Path(first.page).read_text()
+    assert first.decision["summary"] in html.unescape(page)
+    assert "hidden_loss" in page or "hidden loss" in page  # curves of the stage layers, out of MLflow
+    assert first.model.digest in page
+
+
+def test_a_page_of_answers_comes_from_the_published_model(first, shared_home, tmp_path):
+    (tmp_path / "rows.csv").write_text("text\na truly wonderful film\nthe script is dreadful\n")
+    found = score(ScoreConfig(model="models:/smoke@champion", source=f"file:{tmp_path}/rows.csv"))
+    assert (found.labels, found.errors) == ({"bad": 1, "good": 1}, 0)
+    assert found.model == "models:/smoke/1"
+
+
+def test_the_closing_table(first, capsys):
     show(first)
     printed = capsys.readouterr().out
-    words = ("teacher", "student", "baseline", "retention", "speed-up", "mlflow ui --backend-store-uri")
+    words = ("teacher", "student", "int8", "baseline", "retention", "speed-up", "mlflow ui --backend-store-uri")
     assert all(word in printed for word in words)
-    write_json(first, tmp_path / "build" / "table.json")
-    table = json.loads((tmp_path / "build" / "table.json").read_text())
-    for name in ("teacher", "student", "baseline"):
-        assert {"accuracy", "parameters", "megabytes", "latency_ms"} <= table[name].keys()
-    assert {"retention", "speedup", "seconds"} <= table.keys()
-    assert [stage["name"] for stage in table["stages"]] == STAGES
+    assert "pass  rows: 48 rows" in printed
     assert any(first.model_directory in line for line in where(first))
 
 
@@ -142,13 +160,16 @@ def test_the_same_run_again_computes_nothing(first, shared_home, smoke_material)
     assert cached(again) == STAGES
     assert again.comparison == first.comparison
     assert again.model == first.model
-    assert again.registered == first.registered
+    assert (again.registered, again.outcome) == (first.registered, "unchanged")
     assert runs_in(shared_home) == before + 1  # the parent alone
 
 
 def test_a_change_of_logits_re_runs_logits_and_what_follows(first, smoke_material):
     changed = distill(smoke(smoke_material, logits={"temperature": 2.0}))
-    assert cached(changed) == [name for name in STAGES if name not in ("logits", "export", "evaluate")]
+    following = ("logits", "export", "evaluate", "gate", "package")
+    assert cached(changed) == [name for name in STAGES if name not in following]
+    assert changed.comparison["champion"]["accuracy"] == first.comparison["student"]["accuracy"]
+    assert (changed.decision["against_champion"], changed.outcome) == (True, "rejected")  # no better
 
 
 def test_an_edited_source_module_re_runs_its_stage(first, smoke_material, tmp_path, monkeypatch):
@@ -185,12 +206,13 @@ def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home
         augment={"enabled": False},
         layers={"enabled": False},
         baseline={"enabled": False},
+        export={"onnx": False, "int8": False},
         publish={"enabled": False},
     )
     summary = distill(config)
-    assert [stage.name for stage in summary.stages] == ["prepare", "targets", "logits", "export", "evaluate"]
-    assert planned(config) == 5
-    assert summary.registered is None
+    assert [stage.name for stage in summary.stages] == ["prepare", "targets", "logits", "export", "evaluate", "gate", "package"]
+    assert planned(config) == 7
+    assert (summary.registered, summary.outcome) == (None, None)
     assert "baseline" not in summary.comparison
 
 
@@ -280,7 +302,7 @@ def test_an_artifact_that_is_gone_is_computed_again(first, smoke_material):
     report = Path(first.report_directory)
     shutil.rmtree(report)
     again = distill(smoke(smoke_material))
-    assert cached(again) == [name for name in STAGES if name != "evaluate"]
+    assert cached(again) == [name for name in STAGES if name not in ("evaluate", "gate", "package")]
     assert (Path(again.report_directory) / "comparison.json").exists()
 
 

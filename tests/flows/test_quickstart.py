@@ -23,11 +23,15 @@ def quickstart(directory: Path) -> dict:
 @pytest.mark.timeout(3000)
 def test_quickstart_reaches_its_figures_and_is_cached(tmp_path):
     table = quickstart(tmp_path)
-    assert table["student"]["accuracy"] > table["baseline"]["accuracy"]
-    assert table["retention"] >= 0.9
-    assert table["student"]["parameters"] < table["teacher"]["parameters"]
+    found, decision = table["comparison"], table["decision"]
+    assert found["student"]["accuracy"] > found["baseline"]["accuracy"]
+    assert found["student"]["parameters"] < found["teacher"]["parameters"]
+    assert (decision["verdict"], decision["served"], table["outcome"]) == ("promote", "int8", "promoted")
+    assert decision["retention"] >= 0.9
+    assert decision["megabytes"] < found["teacher"]["megabytes"] / 4
     layers = json.loads((Path(table["model_directory"]) / "config.json").read_text())["num_hidden_layers"]
     assert layers <= 6 // 2
     again = quickstart(tmp_path)
     assert all(stage["cached"] for stage in again["stages"])
-    assert again["student"] == table["student"]
+    assert again["comparison"] == found
+    assert again["outcome"] == "unchanged"

@@ -6,12 +6,14 @@ from pathlib import Path
 from tinybert.cli import main
 from tinybert.config import DistillConfig
 from tinybert.cost import megabytes
+from tinybert.data import TaskData
 from tinybert.digest import list_files
 from tinybert.errors import ModelError
 from tinybert.gate import MODELS
 from tinybert.model_card import Sources, card, read_json
 from tinybert.progress import OnMetrics
 from tinybert.released import FILE, TORCH, Released
+from tinybert.serving import Classifier
 
 WRITTEN = {FILE, "README.md"}
 """Of the student's files those that a package has its own of."""
@@ -44,7 +46,8 @@ def run(
         variants (how many), megabytes and temperature of the served one.
 
     Raises:
-        ModelError: The gate serves a variant that the student does not have, or did not keep it.
+        ModelError: The gate serves a variant that the student does not have, or did not keep it; or the package does
+            not answer.
     """
     released = _released(Released.read(student), read_json(decision / "decision.json"), report)
     kept = {variant.file for variant in released.variants.values()}
@@ -59,6 +62,7 @@ def run(
     written = card(released, MODELS[released.default], config, sources)
     (out / "README.md").write_text(written, encoding="utf-8")
     served = released.variants[released.default]
+    _check_answer(out, released, data)
     metrics = {
         "variants": float(len(released.variants)),
         "megabytes": megabytes(out, released.default),
@@ -82,6 +86,19 @@ def _released(exported: Released, decision: dict[str, object], report: Path) -> 
     temperatures = {name: calibration[MODELS[name]]["temperature"] for name in names}
     variants = {name: exported.variants[name].model_copy(update={"temperature": temperatures[name]}) for name in names}
     return exported.model_copy(update={"default": served, "variants": variants})
+
+
+def _check_answer(package: Path, released: Released, data: Path) -> None:
+    """What is about to be registered answers a row of the data.
+
+    Raises:
+        ModelError: It does not.
+    """
+    row = TaskData(data).rows("test")[0]
+    pairs = [row["text_pair"]] if released.pair else None
+    [answer] = Classifier.load(package).answer([row["text"]], pairs)
+    if answer.label not in released.labels:
+        raise ModelError(f"the package does not answer {row['text'][:40]!r} ({answer.error}); export the student again")
 
 
 if __name__ == "__main__":
