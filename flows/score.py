@@ -24,7 +24,12 @@ def score(config: ScoreConfig) -> ScoreSummary:
         rows = run(cut_rows, inputs.source, config)
         calls = [(inputs.model, shard, config.answers) for shard in rows.shards]
         answers = run.map(score_shard, calls, config.launch)
-        return run(deliver_answers, config, inputs, answers)
+        summary = run(deliver_answers, config, inputs, answers)
+        counts = {
+            name: float(getattr(summary, name)) for name in ("rows", "answered", "errors", "truncated", "seconds")
+        }
+        run.log(counts, {"answers.uri": summary.answers, "model.registered": summary.model})
+        return summary
 
 
 def show(summary: ScoreSummary) -> None:

@@ -125,10 +125,15 @@ class Run:
         """Run a task that is no stage: it is quick, is never cached, and is not counted."""
         return task(*arguments)
 
+    def log(self, metrics: dict[str, float], tags: dict[str, str]) -> None:
+        """Tell MLflow's parent run numbers and facts about the run as a whole."""
+        self._tracked.log_metrics(metrics, 0)
+        self._tracked.set_tags(tags)
+
     @property
     def links(self) -> dict[str, str]:
         """Pages about this run, where servers have any."""
-        pages = {"MLflow": self._tracked.url, "Prefect": flow_run.ui_url}
+        pages = {"MLflow": self._tracked.url, "Prefect": _prefect_page()}
         return {server: page for server, page in pages.items() if page}
 
     def summarise(self, name: str, made: Made, page: ReportRef) -> RunSummary:
@@ -159,16 +164,14 @@ class Run:
         self._tracked.log_text(markdown, "summary.md")
         for file in [*sorted(report.glob("*.png")), Path(summary.page)]:
             self._tracked.log_file(file)
-        self._tracked.log_metrics({**_columns(summary), "run_seconds": summary.seconds}, 0)
-        self._tracked.set_tags(
-            {
-                "model.uri": summary.model.uri,
-                "model.registered": summary.registered or "",
-                "report.uri": page.uri,
-                "verdict": summary.outcome or summary.decision["verdict"],
-                "served": summary.decision["served"],
-            }
-        )
+        facts = {
+            "model.uri": summary.model.uri,
+            "model.registered": summary.registered or "",
+            "report.uri": page.uri,
+            "verdict": summary.outcome or summary.decision["verdict"],
+            "served": summary.decision["served"],
+        }
+        self.log({**_columns(summary), "run_seconds": summary.seconds}, facts)
 
 
 def _columns(summary: RunSummary) -> dict[str, float]:
@@ -180,6 +183,12 @@ def _columns(summary: RunSummary) -> dict[str, float]:
     models = {name: numbers for name, numbers in summary.comparison.items() if name in MODELS}
     named = {f"{name}_{key}": value for name, numbers in models.items() for key, value in numbers.items()}
     return {key: value for key, value in (served | named).items() if value is not None}
+
+
+def _prefect_page() -> str | None:
+    """Where a server shows this flow run; without one, Prefect makes an address that begins with None."""
+    page = flow_run.ui_url
+    return str(page) if page and page.startswith("http") else None
 
 
 def _is_stored(result: Any) -> bool:
@@ -225,7 +234,7 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
     tags = {
         "prefect.flow_run_id": str(flow_run.id or ""),
         "prefect.flow_run_name": str(flow_run.name or ""),
-        "prefect.flow_run_url": str(flow_run.ui_url or ""),
+        "prefect.flow_run_url": _prefect_page() or "",
         "git.commit": commit(),
     }
     tracked = tracker().start_flow(str(flow_run.id), name, {k: v for k, v in tags.items() if v})
