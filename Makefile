@@ -47,7 +47,7 @@ status:          ## how they are
 	@$(BIN)/python -m infra.stack status
 
 test: setup      ## the default test suite
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED_RAY) ## what is too long for it, Ray included
 	@$(BIN)/python -m pytest -m slow

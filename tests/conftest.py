@@ -1,6 +1,7 @@
 """Settings that keep every test away from the developer's own servers, caches and runs."""
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def smoke_material(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("smoke")
     samples.write(directory)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def own_voice():
+    """The logger as each test found it: a command line called within a test takes it over for good."""
+    logger = logging.getLogger("tinybert")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def _notes(comparison: Mapping[str, Any], seen: int) -> list[str]:
 def _summary(decision: Decision, rows: int) -> str:
     """The decision in one sentence."""
     score = decision.metric.replace("_", " ")
-    scored = "no champion was compared with it"
+    scored = "it was compared with no champion"
     if decision.difference is not None:
         scored = f"it scores {_points(decision.difference)} against the champion on {rows:,} test rows"
     kept = f"keeps {decision.retention:.1%} of the teacher's {score} and is {decision.speedup:.1f} times as fast"

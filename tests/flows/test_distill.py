@@ -264,6 +264,7 @@ def test_a_prefect_server_that_is_down_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_a_server_says_what_is_wrong_without_a_traceback(tmp_path, smoke_material):
     for name in ("rows.csv", "corpus.txt", "vectors.txt"):
         (tmp_path / "build" / "smoke").mkdir(parents=True, exist_ok=True)

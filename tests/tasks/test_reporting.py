@@ -25,7 +25,7 @@ COMPARISON = {
 }
 DECISION = {
     **{"verdict": "promote", "forced": False, "metric": "accuracy", "served": "torch", "variants": {}, "rules": []},
-    **{"summary": "Promote torch: no champion was compared with it.", "notes": [], "against_champion": False},
+    **{"summary": "Promote torch: it was compared with no champion.", "notes": [], "against_champion": False},
     **dict.fromkeys(("difference", "difference_low", "difference_high", "p_value")),
     **{"retention": 1.0, "speedup": 1.0, "megabytes": 10.0, "latency_ms": 4.0},
 }

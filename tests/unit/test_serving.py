@@ -183,7 +183,6 @@ FORMS = {
     "columns": {"text": ["the film", "awful"]},
     "columns of arrays": {"text": np.array(["the film", "awful"])},
     "table": pd.DataFrame({"text": ["the film", "awful"]}),
-    "column of any name": pd.DataFrame({"review": ["the film", "awful"]}),
     "column without a name": pd.DataFrame(["the film", "awful"]),
     "table with empty pairs": pd.DataFrame({"text_pair": [None, float("nan")], "text": ["the film", "awful"]}),
 }
