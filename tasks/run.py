@@ -22,6 +22,7 @@ from tasks.stage import status_after
 from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
 from tinybert.refs import ModelRef, PublishResult, Ref, ReportRef
+from tinybert.released import TORCH
 from tinybert.report import MODELS
 from tinybert.training_config import LaunchConfig
 
@@ -175,14 +176,14 @@ class Run:
 
 
 def _columns(summary: RunSummary) -> dict[str, float]:
-    """Numbers by which runs are compared in MLflow: of the served student by themselves, of each model by its name."""
-    decision = summary.decision
-    served = {
-        key: decision[key] for key in ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
-    }
-    models = {name: numbers for name, numbers in summary.comparison.items() if name in MODELS}
-    named = {f"{name}_{key}": value for name, numbers in models.items() for key, value in numbers.items()}
-    return {key: value for key, value in (served | named).items() if value is not None}
+    """Few numbers, by which runs are compared in MLflow; what was measured of each model, the stage evaluate has."""
+    decision, served = summary.decision, summary.decision["served"]
+    judged = ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
+    scores = summary.comparison["student" if served == TORCH else served]
+    columns = {key: decision[key] for key in judged} | {key: scores[key] for key in ("accuracy", "f1_macro")}
+    models = [name for name in MODELS if name in summary.comparison]
+    columns |= {f"{name}_accuracy": summary.comparison[name]["accuracy"] for name in models}
+    return {key: value for key, value in columns.items() if value is not None}
 
 
 def _prefect_page() -> str | None:

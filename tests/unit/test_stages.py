@@ -206,7 +206,9 @@ def test_mlm_and_general_lower_their_loss(made, smoke_material, tmp_path):
 
 def test_the_teacher_must_pass_its_floor(made, tmp_path):
     hopeless = FineTuneConfig(floor=0.05, optim=OPTIM.model_copy(update={"steps": 1, "learning_rate": 1e-9}))
-    with pytest.raises(QualityError, match=r"reaches [45]\d\.\d% on validation; always naming the majority class gives 5"):
+    with pytest.raises(
+        QualityError, match=r"reaches [45]\d\.\d% on validation; always naming the majority class gives 5"
+    ):
         fine_tune.run(
             data=made[0]["prepare"],
             teacher=made[0]["teacher"],
