@@ -23,7 +23,7 @@ from tinybert.errors import InputError, SourceError, TransientError
 Kind = Literal["model", "dataset"]
 
 HUB_FILES: dict[Kind, list[str]] = {
-    "model": ["*.safetensors", "*.json", "*.txt", "*.model"],
+    "model": ["*.safetensors", "*.json", "*.txt", "*.model", "README.md"],
     "dataset": ["*.parquet", "*.csv", "*.tsv", "*.json", "*.jsonl", "*.txt", "*.gz", "*.arrow", "README.md"],
 }
 """What is downloaded from a hub repository: never pickles or code."""
