@@ -171,6 +171,7 @@ class Run:
             "report.uri": page.uri,
             "verdict": summary.outcome or summary.decision["verdict"],
             "served": summary.decision["served"],
+            "mlflow.note.content": markdown,  # the run's description on its page
         }
         self.log({**_columns(summary), "run_seconds": summary.seconds}, facts)
 

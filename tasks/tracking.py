@@ -24,8 +24,6 @@ log = logging.getLogger("tinybert")
 
 FLOW_TAG, STAGE_TAG = "tinybert.flow_run", "tinybert.stage_run"
 PARENT_TAG = "mlflow.parentRunId"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag by which MLflow's pages open on training runs, not on generative AI."""
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 """Error codes of what MLflow will never accept, as opposed to not now."""
 
@@ -127,7 +125,7 @@ class Tracker:
 
     def _new_experiment(self, name: str) -> str:
         try:
-            return str(self.client.create_experiment(name, artifact_location=self.artifacts, tags=KIND))
+            return str(self.client.create_experiment(name, artifact_location=self.artifacts))
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":  # somebody was faster
                 raise

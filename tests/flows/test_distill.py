@@ -96,6 +96,7 @@ def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
     served = first.comparison["student"]  # too few rows to show that int8 loses nothing
     assert parent.data.metrics["latency_ms"] == pytest.approx(served["latency_ms"])
     assert (parent.data.tags["verdict"], parent.data.tags["served"]) == ("promoted", "torch")
+    assert first.decision["summary"] in parent.data.tags["mlflow.note.content"]
     layers = next(run for run in children if run.info.run_name == "layers")
     curve = client.get_metric_history(layers.info.run_id, "hidden_loss")
     assert len(curve) > 3
