@@ -25,7 +25,7 @@ from tinybert.config import DistillConfig
 from tinybert.errors import SourceError
 from tinybert.refs import DatasetRef, ModelRef, ModelResult, PublishResult, ReportRef
 from tinybert.release_config import ExportConfig
-from tinybert.released import TORCH
+from tinybert.released import COMPARED_AS
 
 logger = logging.getLogger("tinybert")
 
@@ -144,7 +144,7 @@ def publish_model(
 
 def _numbers(judged: dict[str, Any], compared: dict[str, Any]) -> dict[str, float]:
     """Of the served variant, those there are."""
-    served = compared["student" if judged["served"] == TORCH else judged["served"]]
+    served = compared[COMPARED_AS[judged["served"]]]
     found = {key: judged.get(key) for key in JUDGED} | {key: served.get(key) for key in SCORED}
     return {key: float(value) for key, value in found.items() if value is not None}
 

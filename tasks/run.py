@@ -22,7 +22,7 @@ from tasks.stage import status_after
 from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
 from tinybert.refs import ModelRef, PublishResult, Ref, ReportRef
-from tinybert.released import TORCH
+from tinybert.released import COMPARED_AS
 from tinybert.report import MODELS
 from tinybert.training_config import LaunchConfig
 
@@ -178,9 +178,9 @@ class Run:
 
 def _columns(summary: RunSummary) -> dict[str, float]:
     """Few numbers, by which runs are compared in MLflow; what was measured of each model, the stage evaluate has."""
-    decision, served = summary.decision, summary.decision["served"]
+    decision = summary.decision
     judged = ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
-    scores = summary.comparison["student" if served == TORCH else served]
+    scores = summary.comparison[COMPARED_AS[decision["served"]]]
     columns = {key: decision[key] for key in judged} | {key: scores[key] for key in ("accuracy", "f1_macro")}
     models = [name for name in MODELS if name in summary.comparison]
     columns |= {f"{name}_accuracy": summary.comparison[name]["accuracy"] for name in models}

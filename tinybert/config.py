@@ -46,7 +46,7 @@ class DataConfig(Form):
     slice_by: str | None = None
     """Column by whose values the scores are broken down, e.g. a channel or a product. Empty: none."""
     leaks: Literal["remove", "refuse"] = "remove"
-    """Texts that stand in both splits: remove them from training, or refuse the data."""
+    """Texts that stand in several splits: keep them in the one that judges the others, or refuse the data."""
     max_length: int = Field(128, ge=8, le=512)
     """Tokens per example, special tokens included; longer ones are cut. Time and memory grow with it."""
     seed: int = Field(42, ge=0, le=2**31 - 1)

@@ -13,11 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tinybert.metrics import METRICS, Classes, Floats, Metric, answers
 from tinybert.release_config import GateConfig
-from tinybert.released import INT8, ONNX, TORCH
+from tinybert.released import COMPARED_AS, TORCH
 from tinybert.resampling import better_p_value, difference_interval, holm, not_worse_p_value, worse_p_value
 
-MODELS = {INT8: "int8", ONNX: "onnx", TORCH: "student"}
-"""Variants, the one preferred first, and what a comparison calls them."""
 CHAMPION, TEACHER = "champion", "teacher"
 PERMUTATIONS = 10_000
 RESAMPLES = 2_000
@@ -138,10 +136,10 @@ def judge(rows: Answered, comparison: Mapping[str, Any], config: GateConfig) -> 
         ModelError: A logit is not finite.
     """
     metric = METRICS[config.metric]
-    variants = {name: _fate(rows, name, metric, config) for name, model in MODELS.items() if model in rows.logits}
+    variants = {name: _fate(rows, name, metric, config) for name, model in COMPARED_AS.items() if model in rows.logits}
     variants |= {name: Fate(kept=False, reason=why) for name, why in comparison.get("variants_left_out", {}).items()}
-    served = next(name for name in MODELS if name in variants and variants[name].kept)
-    model, against = MODELS[served], CHAMPION in rows.logits
+    served = next(name for name in COMPARED_AS if name in variants and variants[name].kept)
+    model, against = COMPARED_AS[served], CHAMPION in rows.logits
     compared = rows.only(~rows.seen) if against else rows
     contest = _contest(compared, model, metric, config) if against and len(compared) else None
     numbers = comparison[model]
@@ -180,9 +178,9 @@ def _fate(rows: Answered, name: str, metric: Metric, config: GateConfig) -> Fate
     """Whether a variant is shown to lose less than variant_margin."""
     if name == TORCH:
         return Fate(kept=True, reason="the student as it was distilled")
-    student_NK, variant_NK = (rows.statistics(metric, MODELS[variant]) for variant in (TORCH, name))
+    student_NK, variant_NK = (rows.statistics(metric, COMPARED_AS[variant]) for variant in (TORCH, name))
     p_value = not_worse_p_value(metric, variant_NK, student_NK, rows.wrong(metric), config.variant_margin)
-    difference = rows.score(metric, MODELS[name]) - rows.score(metric, MODELS[TORCH])
+    difference = rows.score(metric, COMPARED_AS[name]) - rows.score(metric, COMPARED_AS[TORCH])
     kept = p_value <= config.alpha
     shown = f"{'shown' if kept else 'not shown'} to lose less than {_points(config.variant_margin, '')}"
     return Fate(kept=kept, reason=f"{_points(difference)} against torch; {shown} ({_p(p_value)})")

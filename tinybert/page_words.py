@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tinybert.released import COMPARED_AS
+
 MISSING = "\N{EN DASH}"
 METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1"}
 WIDE = 0.02
@@ -52,8 +54,7 @@ class Findings:
     @property
     def served(self) -> str:
         """The model the decision is about, as the comparison calls it."""
-        served = str(self.decision["served"])
-        return "student" if served == "torch" else served
+        return COMPARED_AS[self.decision["served"]]
 
     def number(self, model: str, key: str) -> float | None:
         """A number of a model; None where it was not measured."""

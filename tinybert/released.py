@@ -10,6 +10,8 @@ from tinybert.errors import ModelError
 FILE = "serving.json"
 TORCH, ONNX, INT8 = "torch", "onnx", "int8"
 """Names of the variants."""
+COMPARED_AS = {INT8: "int8", ONNX: "onnx", TORCH: "student"}
+"""What a comparison calls each variant; the one preferred stands first."""
 
 
 class Variant(BaseModel):

@@ -173,7 +173,7 @@ class ServedModel:
         """Label, score, truncated, error and `p_<label>` of each row, in the order of the rows.
 
         Args:
-            model_input: A table with the columns text (and text_pair), or with one column (two, of pairs) whatever its
+            model_input: A table with the columns text (and text_pair), or with one column (two, of pairs) without a
                 name; a list, array or series of texts, of pairs or of records; columns by name.
             params: There are none.
 
@@ -230,7 +230,7 @@ def _example_row(item: Any) -> tuple[object, object]:
 def _check_names(names: list[Any]) -> None:
     if TEXT not in names or set(names) - {TEXT, PAIR}:
         found = ", ".join(repr(name) for name in names) or "none"
-        raise DataError(f"found the columns {found}; expected {TEXT!r} (and {PAIR!r}), or one column of texts")
+        raise DataError(f"found the columns {found}; expected {TEXT!r} (and {PAIR!r}), or one column without a name")
 
 
 def _listed(values: Any) -> list[Any]:

@@ -16,13 +16,12 @@ from tinybert.models import load_classifier, load_tokenizer, save
 from tinybert.onnx_model import OnnxClassifier, check_export, export_onnx, quantise
 from tinybert.progress import OnMetrics
 from tinybert.release_config import ExportConfig
-from tinybert.released import INT8, ONNX, TORCH, Released, Variant
+from tinybert.released import COMPARED_AS, INT8, ONNX, TORCH, Released, Variant
 from tinybert.scoring import encode
 from tinybert.states import model_inputs
 
 FILES = {TORCH: "model.safetensors", ONNX: "onnx/model.onnx", INT8: "onnx/model_int8.onnx"}
 """Where the weights of each variant stand."""
-PREFERRED = (INT8, ONNX, TORCH)
 DIFFERENCE = 1e-3
 """Between a logit of ONNX and one of torch at most."""
 COMPARED = 8
@@ -81,7 +80,7 @@ def _released(task: TaskData, variants: list[str]) -> Released:
         labels=task.labels,
         max_length=task.max_length,
         pair=task.rows("train")[0]["text_pair"] is not None,
-        default=next(name for name in PREFERRED if name in variants),
+        default=next(name for name in COMPARED_AS if name in variants),
         variants={name: Variant(file=FILES[name]) for name in variants},
     )
 

@@ -9,10 +9,9 @@ from tinybert.cost import megabytes
 from tinybert.data import TaskData
 from tinybert.digest import list_files
 from tinybert.errors import ModelError
-from tinybert.gate import MODELS
 from tinybert.model_card import Sources, card, read_json
 from tinybert.progress import OnMetrics
-from tinybert.released import FILE, TORCH, Released
+from tinybert.released import COMPARED_AS, FILE, TORCH, Released
 from tinybert.serving import Classifier
 
 WRITTEN = {FILE, "README.md"}
@@ -59,7 +58,7 @@ def run(
     shutil.copyfile(decision / "decision.json", out / "decision.json")
     released.write(out)
     sources = Sources(data, teacher, student, report, decision)
-    written = card(released, MODELS[released.default], config, sources)
+    written = card(released, COMPARED_AS[released.default], config, sources)
     (out / "README.md").write_text(written, encoding="utf-8")
     served = released.variants[released.default]
     _check_answer(out, released, data)
@@ -83,7 +82,7 @@ def _released(exported: Released, decision: dict[str, object], report: Path) -> 
             "evaluate and judge this student"
         )
     calibration = read_json(report / "calibration.json")
-    temperatures = {name: calibration[MODELS[name]]["temperature"] for name in names}
+    temperatures = {name: calibration[COMPARED_AS[name]]["temperature"] for name in names}
     variants = {name: exported.variants[name].model_copy(update={"temperature": temperatures[name]}) for name in names}
     return exported.model_copy(update={"default": served, "variants": variants})
 
