@@ -46,9 +46,10 @@ from tinybert.augmentation.copies import augment
 from tinybert.config import DistillConfig
 from tinybert.data import RowWriter, write_manifest
 from tinybert.digest import json_digest
+from tinybert.kinds import kind_of
 from tinybert.libraries import quiet
+from tinybert.precision import device
 from tinybert.resume import resume_beside
-from tinybert.scoring import device
 from tinybert.stages import augment as augment_stage
 from tinybert.stages import corpus, mlm
 
@@ -229,7 +230,7 @@ def write_data(directory: Path, rows: int) -> None:
     firsts = whole.str.split(r"(?<=[.!?])\s", n=1, regex=True).str[0].str[:200]
     directory.mkdir()
     for split, texts in (("train", firsts[:rows]), ("validation", firsts[-2:]), ("test", firsts[-4:-2])):
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", kind_of("classification")) as writer:
             for number, text in enumerate(texts):
                 writer.add(text, None, number % 2, number)
     write_manifest(directory, ["bad", "good"], 64)

@@ -43,7 +43,7 @@ def changes(seed: int, copies: int, steps: int, rows: int | None) -> dict[str, o
 
 
 def distilled(directory: Path, preset: str, fields: dict[str, object]) -> float:
-    """The student's accuracy after one run."""
+    """The student's score after one run, by the metric that decides."""
     environment = os.environ | {
         "TINYBERT_STORE": f"file:{directory}/store",
         "TINYBERT_WORK": f"{directory}/work",
@@ -54,12 +54,13 @@ def distilled(directory: Path, preset: str, fields: dict[str, object]) -> float:
     assignments = [part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     # In the repository, for a preset may name its sources relative to it.
     subprocess.run([*command, *assignments], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    accuracy: float = json.loads(table.read_text())["comparison"]["student"]["accuracy"]
-    return accuracy
+    comparison = json.loads(table.read_text())["comparison"]
+    score: float = comparison["student"][comparison["metric"]]
+    return score
 
 
 def measure(directory: Path, given: argparse.Namespace) -> list[dict[str, float]]:
-    """Accuracy without and with augmentation, seed by seed."""
+    """Scores without and with augmentation, seed by seed."""
     found = []
     for seed in range(given.seeds):
         without, with_copies = (
@@ -90,14 +91,14 @@ def report(found: list[dict[str, float]], given: argparse.Namespace) -> str:
         "",
         f"Preset {given.preset}, {given.rows or 'its own number of'} rows, {given.copies} copies a row, "
         f"{given.steps} steps of `layers` and of `logits` each; "
-        "the student's accuracy on the validation rows.",
+        "the student's score, by the metric that decides, on the test rows.",
         "",
         "| seed | steps | without | with | difference |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in found:
-        accuracies = f"{row['without']:.1%} | {row['with']:.1%} | {row['difference'] * 100:+.1f}"
-        lines.append(f"| {row['seed']} | {2 * given.steps} | {accuracies} |")
+        scores = f"{row['without']:.1%} | {row['with']:.1%} | {row['difference'] * 100:+.1f}"
+        lines.append(f"| {row['seed']} | {2 * given.steps} | {scores} |")
     mean = summary(found)
     for name, wanted in (("mean", "mean"), ("standard error", "standard_error")):
         columns = [mean[column][wanted] * 100 for column in ("without", "with", "difference")]

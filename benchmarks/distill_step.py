@@ -31,10 +31,11 @@ from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
 from tinybert.config import LogitsConfig, MapConfig, TargetsConfig
 from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
+from tinybert.kinds import KINDS
 from tinybert.learner import Learner
 from tinybert.libraries import quiet
+from tinybert.precision import device
 from tinybert.rows import TaskRows, imitation_rows, task_rows
-from tinybert.scoring import device
 from tinybert.stages import targets
 from tinybert.stages.logits import LogitLearner
 from tinybert.teacher_cache import TeacherCache
@@ -42,6 +43,7 @@ from tinybert.training import train
 from tinybert.training_config import OptimConfig
 
 BATCH = 32
+CLASSES = KINDS["classification"]
 MAPPED = [3, 6, 9, 12]
 
 
@@ -78,14 +80,14 @@ class Engine:
         if texts:
             self._write(texts, length)
         self.task = TaskData(directory)
-        self.plain = task_rows(self.task.rows("train"), self.tokenizer, length)
+        self.plain = task_rows(self.task, self.tokenizer)
 
     def _write(self, texts: list[str], length: int) -> None:
         torch.manual_seed(0)
         BertForSequenceClassification(TEACHER).save_pretrained(self.teacher)
         self.tokenizer.save_pretrained(self.teacher)
         for split in SPLITS:
-            with RowWriter(self.directory / f"{split}.arrow") as writer:
+            with RowWriter(self.directory / f"{split}.arrow", CLASSES) as writer:
                 for number, text in enumerate(texts if split == "train" else texts[:2]):
                     writer.add(text, None, number % 2, number)
         write_manifest(self.directory, ["bad", "good"], length)
@@ -125,7 +127,7 @@ class Engine:
 
     def prediction(self, cache: TeacherCache, seed: int) -> float:
         """Seconds per step on cached logits."""
-        learner = LogitLearner(BertForSequenceClassification(deepcopy(STUDENT)), LogitsConfig())
+        learner = LogitLearner(BertForSequenceClassification(deepcopy(STUDENT)), CLASSES, LogitsConfig())
         return self.seconds(learner, self.rows(cache, "logits"), seed)
 
 

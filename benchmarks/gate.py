@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from distill_step import commit, processor
 
-from tinybert.gate import Answered, judge
-from tinybert.metrics import METRICS
+from tinybert.gate import RECALL, Answered, judge
+from tinybert.kinds import kind_of
 from tinybert.release_config import GateConfig
 from tinybert.resampling import not_worse_p_value
 
@@ -31,7 +31,7 @@ VARIANT_DISCORDANCE = 0.01
 GAIN = 0.02
 DISCORDANCES = (0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
 CLASS_ROWS = (100, 200, 300, 400, 500, 1000)
-MEASURED = {
+MEASURED = {"metric": "accuracy"} | {
     name: {"latency_ms": latency, "megabytes": size}
     for name, latency, size in (
         ("teacher", 20, 400),
@@ -51,10 +51,10 @@ def otherwise(
     return right_N ^ (generator.random(len(right_N)) < np.where(right_N, lost, won))
 
 
-def logits(generator: np.random.Generator, labels_N: np.ndarray, right_N: np.ndarray, classes: int) -> np.ndarray:
+def answers(generator: np.random.Generator, labels_N: np.ndarray, right_N: np.ndarray, classes: int) -> np.ndarray:
     """Of a model that is right on these rows, and names any other class on the rest."""
     others_N = (labels_N + generator.integers(1, classes, len(labels_N))) % classes
-    return np.eye(classes, dtype=np.float32)[np.where(right_N, labels_N, others_N)]
+    return np.where(right_N, labels_N, others_N)
 
 
 def pair(generator: np.random.Generator, rows: int, classes: int, discordance: float, gain: float) -> Answered:
@@ -63,9 +63,10 @@ def pair(generator: np.random.Generator, rows: int, classes: int, discordance: f
     right = {"teacher": generator.random(rows) < TEACHER, "champion": generator.random(rows) < ACCURACY}
     right["student"] = otherwise(generator, right["champion"], ACCURACY, discordance, gain)
     right["int8"] = otherwise(generator, right["student"], ACCURACY + gain, VARIANT_DISCORDANCE, 0)
-    said = {name: logits(generator, labels_N, right_N, classes) for name, right_N in right.items()}
+    said = {name: answers(generator, labels_N, right_N, classes) for name, right_N in right.items()}
     said["onnx"] = said["student"]
-    return Answered(labels_N, np.zeros(rows, bool), said, [str(number) for number in range(classes)])
+    names = [str(number) for number in range(classes)]
+    return Answered(kind_of("classification"), labels_N, np.zeros(rows, bool), said, names)
 
 
 def promoted(given: argparse.Namespace, discordance: float, gain: float, config: GateConfig, pairs: int) -> float:
@@ -82,13 +83,13 @@ def promoted(given: argparse.Namespace, discordance: float, gain: float, config:
 
 def passing(rows: int, discordance: float, gain: float, config: GateConfig, seed: int, pairs: int) -> float:
     """Share of classes with as many rows that show to keep class_margin."""
-    generator, hits, labels_N = np.random.default_rng(seed), METRICS["accuracy"], np.zeros(rows, np.int64)
+    generator, labels_N = np.random.default_rng(seed), np.zeros(rows, np.int64)
     found = 0
     for _ in range(pairs):
         champion_N = generator.random(rows) < ACCURACY
         student_N = otherwise(generator, champion_N, ACCURACY, discordance, gain)
-        triple = (hits.statistics(labels_N, answers_N - 1, 1) for answers_N in (student_N, champion_N, np.zeros(rows)))
-        found += not_worse_p_value(hits, *triple, config.class_margin) <= config.alpha
+        triple = (RECALL.statistics(labels_N, right_N - 1, ["0"]) for right_N in (student_N, champion_N, labels_N))
+        found += not_worse_p_value(RECALL, *triple, config.class_margin) <= config.alpha
     return found / pairs
 
 

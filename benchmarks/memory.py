@@ -26,7 +26,7 @@ from tinybert.corpus import PackedRows, write
 from tinybert.distillation import StateLearner
 from tinybert.libraries import quiet
 from tinybert.models import load_teacher
-from tinybert.scoring import device
+from tinybert.precision import device
 from tinybert.teacher_cache import TeacherCache
 from tinybert.training import train
 from tinybert.training_config import OptimConfig
@@ -80,7 +80,7 @@ def write_corpora(directory: Path) -> None:
     """Random tokens; their number is all that matters."""
     chance = np.random.default_rng(0)
     for sequences in (SEQUENCES, 10 * SEQUENCES):
-        rows = (chance.integers(1000, 30_000, 16).tolist() for _ in range(sequences))
+        rows = ((chance.integers(1000, 30_000, 16).tolist(), True) for _ in range(sequences))
         write(rows, 16, directory / f"{sequences}.arrow")
 
 

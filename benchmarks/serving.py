@@ -1,6 +1,6 @@
 """Claim: the int8 student answers raw text several times faster than its teacher in torch, on the same CPU.
 
-Times `tinybert.serving.Classifier` on a student in int8, ONNX and torch against the teacher as transformers runs it,
+Times `tinybert.serving.Student` on a student in int8, ONNX and torch against the teacher as transformers runs it,
 tokenizer included, one text at a time: the models take turns, the ratio is that of the medians. By default the teacher
 is the quickstart's (6 layers of 384) and the student three of its layers, exported by the real stage, on review
 sentences: how long an answer takes does not depend on what the weights know.
@@ -22,12 +22,14 @@ from distill_step import commit, nothing, package_file, processor, sentences
 from tinybert.config import ExportConfig
 from tinybert.cost import interleaved
 from tinybert.data import SPLITS, RowWriter, write_manifest
+from tinybert.kinds import kind_of
 from tinybert.libraries import quiet
-from tinybert.models import load_classifier, load_tokenizer, save
+from tinybert.models import load_model, load_tokenizer, save
 from tinybert.released import Released
-from tinybert.serving import Classifier
+from tinybert.serving import Student
 from tinybert.stages import export
 
+KIND = kind_of("classification")
 LABELS = ["bad", "good"]
 LENGTH = 128
 LAYERS = 3
@@ -39,12 +41,12 @@ def make_pair(directory: Path, texts: list[str]) -> tuple[Path, Path]:
     (data := directory / "data").mkdir()
     (student := directory / "student").mkdir()
     for split in SPLITS:
-        with RowWriter(data / f"{split}.arrow") as writer:
+        with RowWriter(data / f"{split}.arrow", KIND) as writer:
             for number, text in enumerate(texts[:20]):
                 writer.add(text, None, number % 2, number)
     write_manifest(data, LABELS, LENGTH)
     torch.manual_seed(0)
-    model, tokenizer = load_classifier(source, LABELS), load_tokenizer(source)
+    model, tokenizer = load_model(source, KIND, LABELS), load_tokenizer(source)
     save(model, tokenizer, teacher, LENGTH)
     encoder = model.base_model.encoder
     encoder.layer = encoder.layer[:: len(encoder.layer) // LAYERS]
@@ -54,14 +56,14 @@ def make_pair(directory: Path, texts: list[str]) -> tuple[Path, Path]:
     return teacher, student
 
 
-def asks(classifier: Classifier, texts: list[str]) -> Callable[[int], object]:
+def asks(student: Student, texts: list[str]) -> Callable[[int], object]:
     """One answer of a student."""
-    return lambda run: classifier.answer([texts[run % len(texts)]])
+    return lambda run: student.answer([texts[run % len(texts)]])
 
 
 def asks_teacher(directory: Path, max_length: int, texts: list[str]) -> Callable[[int], object]:
     """One answer of the teacher, in fp32, on the CPU."""
-    model, tokenizer = load_classifier(directory).eval().cpu(), load_tokenizer(directory)
+    model, tokenizer = load_model(directory, KIND).eval().cpu(), load_tokenizer(directory)
 
     def answer(run: int) -> object:
         options = {"truncation": True, "max_length": max_length, "return_tensors": "pt"}
@@ -76,7 +78,7 @@ def measure(teacher: Path, student: Path, texts: list[str], runs: int, threads: 
     released = Released.read(student)
     torch.set_num_threads(threads)
     calls = {"teacher": asks_teacher(teacher, released.max_length, texts)}
-    calls |= {name: asks(Classifier.load(student, name, threads), texts) for name in released.variants}
+    calls |= {name: asks(Student.load(student, name, threads), texts) for name in released.variants}
     return {name: float(np.median(times)) for name, times in interleaved(calls, runs).items()}
 
 

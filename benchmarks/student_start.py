@@ -109,7 +109,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "corpus.arrow"
-        rows = PackedRows(path, write(packed[HELD_OUT:], LENGTH, path))
+        rows = PackedRows(path, write(((sequence, True) for sequence in packed[HELD_OUT:]), LENGTH, path))
         text_BL = rows.batch(np.arange(min(64, len(rows))), torch.Generator())["input_ids"]
         results = {name: distilled(*begun, rows, held_out_BL, optim) for name, begun in beginnings(text_BL).items()}
     print(table(results))

@@ -5,7 +5,9 @@ from pathlib import Path
 from flows.rollback import RollbackConfig
 from tinybert.config import DistillConfig
 from tinybert.form import markdown
+from tinybert.pretrain_config import PretrainConfig
 from tinybert.score_config import ScoreConfig
+from tinybert.suite_config import SuiteConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRO = """\
@@ -40,14 +42,15 @@ that is not given.
 
 
 OTHERS = """
-The flows `score` and `rollback` have forms of their own, filled in the same ways.
+The flows `score`, `suite`, `pretrain` and `rollback` have forms of their own, filled in the same ways.
 
 """
 
 
 def page() -> str:
     """The whole page."""
-    return INTRO + markdown(DistillConfig) + OTHERS + markdown(ScoreConfig) + "\n" + markdown(RollbackConfig)
+    others = "\n".join(map(markdown, (ScoreConfig, SuiteConfig, PretrainConfig, RollbackConfig)))
+    return INTRO + markdown(DistillConfig) + OTHERS + others
 
 
 if __name__ == "__main__":

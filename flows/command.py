@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tasks.data import describe_data
 from tasks.local import local_settings, speak
 from tasks.run import RunSummary
 from tinybert.cli import describe_fields, fail, parse_assignments, validated
+from tinybert.config import DistillConfig
 from tinybert.errors import ConfigError, InputError, TransientError
 from tinybert.form import Form, merge
-from tinybert.report import table_rows
+from tinybert.released import Released
+from tinybert.report import other_tests, table_rows
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -65,6 +68,9 @@ def main(
         values = preset(given.preset, name) if given.preset else {}
         config = validated(form, merge(values, parse_assignments(given.set)))
         speak()
+        if given.describe and isinstance(config, DistillConfig):
+            print(describe_data(config), end="")
+            return
         with local_settings():
             found = flow(config)
     except InputError as error:
@@ -92,6 +98,9 @@ def _parser(flow: str, form: type[Form]) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one field; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the run gives back here as well")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    parser.set_defaults(describe=False)
+    if issubclass(form, DistillConfig):
+        parser.add_argument("--describe", action="store_true", help="print what is understood of the data and stop")
     return parser
 
 
@@ -99,14 +108,16 @@ def show(summary: RunSummary) -> None:
     """The closing table, and where everything is."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     header, *rows = table_rows(summary.comparison)
-    table = Table(title=f"{summary.name}: {summary.comparison['rows']} test rows, same machine")
+    table = Table(title=f"{summary.name}: {summary.comparison['rows']:,} test rows, same machine")
     for number, heading in enumerate(header):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     console.print()
     console.print(table)
-    console.print(summary.decision["summary"], highlight=False)
+    for line in other_tests(summary.comparison):
+        console.print(line, highlight=False, markup=False)
+    console.print(summary.decision["summary"], highlight=False, markup=False)
     for rule in summary.decision["rules"]:
         mark = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]  - [/]"}[rule["passed"]]
         console.print(f"  {mark}  {escape(rule['name'])}: {escape(rule['found'])}", highlight=False)
@@ -127,9 +138,16 @@ def where(summary: RunSummary) -> list[str]:
         f"report:   {shown(Path(summary.page))}",
         f"model:    {model}",
         *([f"registry: {summary.registered}, {summary.outcome}"] if summary.registered else []),
-        "predict:  from transformers import pipeline",
-        f"          pipeline('text-classification', model='{model}', truncation=True)('...')",
+        *(f"{'' if number else 'predict:':10}{line}" for number, line in enumerate(_ask(summary, model).splitlines())),
     ]
+
+
+def _ask(summary: RunSummary, model: str) -> str:
+    """Code that asks the student: with transformers, but for kinds of which that gives logits alone."""
+    from tinybert.page_kinds import ask_directory, ask_transformers  # scikit-learn behind it takes a second to import
+
+    kind, pair = summary.comparison["kind"], Released.read(Path(summary.model_directory)).pair
+    return (ask_directory if kind == "question_answering" else ask_transformers)(kind, pair, model)
 
 
 def shown(path: Path) -> str:

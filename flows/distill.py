@@ -27,7 +27,8 @@ def planned(config: DistillConfig) -> int:
         config.mlm.enabled,
         not config.teacher.fine_tuned,
         config.student.source is None,
-        *[config.augment.enabled] * 3,
+        *[config.augment.enabled] * 2,
+        config.copies_are_judged,
         config.layers.enabled,
         config.baseline.enabled,
     ]
@@ -44,7 +45,7 @@ def distill(config: DistillConfig) -> RunSummary:
     """
     with open_run(config, config.name, planned(config)) as run:
         found = run.always(resolve_sources, config)
-        prepared = run(prepare_data, found.data, found.validation, found.test, config.data)
+        prepared = run(prepare_data, found.data, found.validation, found.test, config.data, found.labels)
         data = prepared.dataset
 
         corpus = adapted = None
@@ -68,16 +69,19 @@ def distill(config: DistillConfig) -> RunSummary:
         train, shape, steps = data, student, 0
         if config.augment.enabled:
             train = augmented(run, config, found, prepared, adapted or found.teacher)
-        precision = config.logits.optim.precision
-        targets = run(ask_teacher, train, teacher, found.states, precision, config.targets).targets
-        if config.augment.enabled:
+        copies_count = config.copies_are_judged or config.predictions_from_copies or bool(found.states.mapped)
+        floor = config.fine_tune.floor if config.teacher.fine_tuned else None
+        asked = (teacher, found.states, config.logits.optim.precision, config.targets, floor)
+        targets = run(ask_teacher, train if copies_count else data, *asked).targets
+        if config.copies_are_judged:
             train = run(screen_copies, train, targets, config.quality).dataset
         if config.layers.enabled:
             layers = run(
                 distill_layers, train, teacher, student, config.layer_map, targets, config.layers, config.launch
             )
             student, steps = layers.model, int(layers.metrics["steps"])
-        logits = run(distill_logits, train, teacher, student, targets, config.logits, config.launch)
+        learnt_from = train if config.predictions_from_copies else data
+        logits = run(distill_logits, learnt_from, teacher, student, targets, config.logits, config.launch)
         steps += int(logits.metrics["steps"])
         model = run(export_student, data, logits.model, config.export).model
 

@@ -33,15 +33,16 @@ def score(config: ScoreConfig) -> ScoreSummary:
 
 
 def show(summary: ScoreSummary) -> None:
-    """Counts by label, and where the answers are."""
+    """Counts by label, where answers are labels, and where the answers are."""
     console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table(title=f"{escape(summary.source)}: {summary.rows} rows, {summary.answered} answered")
+    title = f"{escape(summary.source)}: {summary.rows} rows, {summary.answered} answered"
+    table = Table(title=title)
     for heading in ("label", "rows", "share"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
     for label, rows in summary.labels.items():
         table.add_row(escape(label), str(rows), f"{rows / max(1, summary.answered):.1%}")
     console.print()
-    console.print(table)
+    console.print(table if summary.labels else title)
     mean = "none" if summary.mean_score is None else f"{summary.mean_score:.3f}"
     for line in (
         f"errors: {summary.errors}, truncated: {summary.truncated}, mean score: {mean}",

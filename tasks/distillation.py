@@ -48,9 +48,23 @@ def distill_general(
 
 @gpu_stage("targets")
 def ask_teacher(
-    data: DatasetRef, teacher: ModelRef, states: StatesWanted, precision: str, config: TargetsConfig
+    data: DatasetRef,
+    teacher: ModelRef,
+    states: StatesWanted,
+    precision: str,
+    config: TargetsConfig,
+    floor: float | None,
 ) -> TargetsResult:
-    """Ask the fine-tuned teacher about each row, once for all runs. Needs one accelerator slot."""
+    """Ask the fine-tuned teacher about each row, once for all runs. Needs one accelerator slot.
+
+    Args:
+        data: Rows to ask about.
+        teacher: Whom to ask.
+        states: Which of its states to keep.
+        precision: Of its passes.
+        config: Gigabytes for states, size of a pass.
+        floor: Its score must be this far above a constant answer's; None where that has been looked at.
+    """
     name = f"{teacher.digest}-{precision}"
     result = run_stage(
         "targets",
@@ -61,6 +75,7 @@ def ask_teacher(
         mapped=states.mapped,
         attention=states.attention,
         precision=precision,
+        floor=floor,
         previous=recall("targets", name),
     )
     remember("targets", name, result.targets)

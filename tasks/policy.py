@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +31,10 @@ PACKAGE = "tinybert"
 DECLARATIONS = {
     "tinybert",
     "tinybert.config",
+    "tinybert.data_config",
+    "tinybert.benchmark_table",
+    "tinybert.pretrain_config",
+    "tinybert.suite_config",
     "tinybert.training_config",
     "tinybert.augment_config",
     "tinybert.release_config",
@@ -66,13 +70,18 @@ def code_digests(module: str) -> dict[str, str]:
     return {name: file_digest(path) for name, path in sorted(source_modules(module).items())}
 
 
-def source_modules(module: str) -> dict[str, Path]:
-    """Our own modules that a module imports, directly or through others, with their files; none is imported here."""
+def source_modules(module: str, without: Collection[str] = DECLARATIONS) -> dict[str, Path]:
+    """Our own modules that a module imports, directly or through others, with their files; none is imported here.
+
+    Args:
+        module: By its full name; it is one of them.
+        without: Modules that are left out, and what only these import.
+    """
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in DECLARATIONS:
+        if name in found or name in without:
             continue
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:

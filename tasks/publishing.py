@@ -35,8 +35,9 @@ PROMOTED_BY, PROMOTED_AT = "promoted.flow_run_id", "promoted.at"
 ROLLED_BACK_BY, FROM, TO = "rollback.flow_run_id", "rollback.from", "rollback.to"
 """Tags of a version."""
 JUDGED = ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
-SCORED = ("accuracy", "f1_macro", "ece_calibrated")
-"""Numbers of the served variant that a version's tags tell, in decision.json and in comparison.json."""
+SCORED = ("ece_calibrated",)
+"""Numbers of the served variant that a version's tags tell, in decision.json, and beside its scores in
+comparison.json."""
 
 
 class Champion(BaseModel):
@@ -127,12 +128,13 @@ def publish_model(
     The same content is registered once, however often it is run. One publisher at a time, by a concurrency limit:
     where the champion is no longer the one the gate compared with, nothing is promoted.
     """
-    judged = json.loads((sources.local(decision) / "decision.json").read_text())
-    compared = json.loads((sources.local(report) / "comparison.json").read_text())
+    judged = json.loads((sources.local(decision) / "decision.json").read_text(encoding="utf-8"))
+    compared = json.loads((sources.local(report) / "comparison.json").read_text(encoding="utf-8"))
     metrics = _numbers(judged, compared)
     tags = _lineage({"student": student, "data": data, "report": report, "decision": decision})
     tags |= {key: f"{value:.6g}" for key, value in metrics.items()}
     tags |= {"verdict": judged["verdict"], "served": judged["served"]}
+    tags |= {"kind": compared["kind"], "metric": compared["metric"]}
     tags |= {"gate.force": str(judged["force"])} if judged["forced"] else {}
     tags |= {AGAINST: champion.version} if champion else {}
     with _promoting():
@@ -145,7 +147,8 @@ def publish_model(
 def _numbers(judged: dict[str, Any], compared: dict[str, Any]) -> dict[str, float]:
     """Of the served variant, those there are."""
     served = compared[COMPARED_AS[judged["served"]]]
-    found = {key: judged.get(key) for key in JUDGED} | {key: served.get(key) for key in SCORED}
+    found = {key: judged.get(key) for key in JUDGED}
+    found |= {key: served.get(key) for key in (*compared["metrics"], *SCORED)}
     return {key: float(value) for key, value in found.items() if value is not None}
 
 

@@ -18,17 +18,25 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks import spool as events
-from tasks.policy import DECLARATIONS, PACKAGE, source_modules
+from tasks.policy import PACKAGE, source_modules
 from tasks.tracking import REFUSALS, Tracker, error_code
+from tinybert.data_config import KindName
 from tinybert.digest import files_digest, list_files
 from tinybert.errors import InputError, SourceError, TransientError
-from tinybert.released import TORCH, Released
+from tinybert.released import ERROR, TORCH, TRUNCATED, Released
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 LOADER = f"{PACKAGE}.serving"
-SERVED_BY = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "tokenizers", "torch", "transformers"]
+SERVED_BY = ["mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch", "transformers"]
 DESCRIPTION = ("MLmodel", "input_example.json", "serving_input_example.json")
-EXAMPLE = "The sentence to be classified."
+EXAMPLES: dict[KindName, tuple[str, str]] = {
+    "classification": ("The sentence to be classified.",) * 2,
+    "multi_label": ("The sentence to be classified.",) * 2,
+    "regression": ("The sentence to be measured.",) * 2,
+    "token_classification": ("The sentence whose words are to be tagged.",) * 2,
+    "question_answering": ("Who wrote the letter?", "The letter was written by Ada in the spring."),
+}
+"""A text, and its pair, to show how a model is asked, by kind of task."""
 
 
 class Version(BaseModel):
@@ -204,11 +212,13 @@ def make_servable(directory: Path) -> None:
 
 
 def _copy_code(target: Path) -> None:
-    """The modules that serving imports, and those that `source_modules` leaves out because they compute nothing."""
-    specs = (importlib.util.find_spec(name) for name in DECLARATIONS)
-    declared = {spec.name: Path(spec.origin) for spec in specs if spec and spec.origin}
-    for name, path in (source_modules(LOADER) | declared).items():
-        place = target.joinpath(*name.split("."))
+    """The modules that serving imports, and the packages they are in."""
+    modules = source_modules(LOADER, without=())
+    packages = {name.rpartition(".")[0] for name in modules if "." in name}
+    for name in sorted({*modules, *packages}):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        path, place = Path(str(spec.origin)), target.joinpath(*name.split("."))
         place = place / path.name if path.name == "__init__.py" else place.with_suffix(".py")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
@@ -216,9 +226,10 @@ def _copy_code(target: Path) -> None:
 
 def _write_requirements(directory: Path, released: Released) -> None:
     """What serving imports, in the versions installed here, as MLflow's environment managers want to be told."""
-    onnx = ["onnxruntime"] if released.variants.keys() - {TORCH} else []
+    more = ["onnxruntime"] if released.variants.keys() - {TORCH} else []
+    more += ["seqeval"] if released.kind == "token_classification" else []
     python = platform.python_version()
-    (directory / "requirements.txt").write_text("".join(_pinned(name) + "\n" for name in sorted([*SERVED_BY, *onnx])))
+    (directory / "requirements.txt").write_text("".join(_pinned(name) + "\n" for name in sorted([*SERVED_BY, *more])))
     (directory / "python_env.yaml").write_text(f"python: {python}\ndependencies:\n- -r requirements.txt\n")
     (directory / "conda.yaml").write_text(
         f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n  - -r requirements.txt\n"
@@ -232,7 +243,8 @@ def _pinned(package: str) -> str:
 
 def _write_example(directory: Path, released: Released) -> dict[str, str]:
     """Input as `predict` and as the server take it; what MLmodel says about the files."""
-    example = [[EXAMPLE, EXAMPLE]] if released.pair else [EXAMPLE]
+    text, pair = EXAMPLES[released.kind]
+    example = [[text, pair]] if released.pair else [text]
     (directory / "input_example.json").write_text(json.dumps(example) + "\n")
     (directory / "serving_input_example.json").write_text(json.dumps({"inputs": example}) + "\n")
     files = {"artifact_path": "input_example.json", "serving_input_path": "serving_input_example.json"}
@@ -247,11 +259,18 @@ def _signature(released: Released) -> Any:
     sent, and what is no text gets an answer that says so.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, Property, Schema
 
-    answer = {"label": "string", "score": "double", "truncated": "boolean", "error": "string"}
-    answer |= {f"p_{label}": "double" for label in released.labels}
+    text, whole, share = DataType.string, DataType.long, DataType.double
+    entity = {"label": text, "text": text, "start": whole, "end": whole, "score": share}
+    types = {
+        **dict.fromkeys(("label", "answer", ERROR), text),
+        "labels": Array(text),
+        "entities": Array(Object([Property(name, kind) for name, kind in entity.items()])),
+        **dict.fromkeys(("start", "end"), whole),
+        TRUNCATED: DataType.boolean,
+    }
     return ModelSignature(
         inputs=Schema([ColSpec(AnyType())] * (2 if released.pair else 1)),
-        outputs=Schema([ColSpec(kind, name, required=False) for name, kind in answer.items()]),
+        outputs=Schema([ColSpec(types.get(name, share), name, required=False) for name in released.columns]),
     )

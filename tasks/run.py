@@ -23,7 +23,7 @@ from tasks.tracked_run import TrackedRun
 from tinybert.progress import clock
 from tinybert.refs import ModelRef, PublishResult, Ref, ReportRef
 from tinybert.released import COMPARED_AS
-from tinybert.report import MODELS
+from tinybert.report import MODELS, SCORES
 from tinybert.training_config import LaunchConfig
 
 logger = logging.getLogger("tinybert")
@@ -131,6 +131,11 @@ class Run:
         self._tracked.log_metrics(metrics, 0)
         self._tracked.set_tags(tags)
 
+    def attach(self, files: Sequence[Path]) -> None:
+        """Show small files on MLflow's parent run; they may go away afterwards."""
+        for file in files:
+            self._tracked.log_file(file)
+
     @property
     def links(self) -> dict[str, str]:
         """Pages about this run, where servers have any."""
@@ -163,8 +168,7 @@ class Run:
         markdown = _markdown(summary, (report / "comparison.md").read_text(), (decision / "decision.md").read_text())
         create_markdown_artifact(markdown, key="summary", description=f"Distillation of {summary.name}")
         self._tracked.log_text(markdown, "summary.md")
-        for file in [*sorted(report.glob("*.png")), Path(summary.page)]:
-            self._tracked.log_file(file)
+        self.attach([*sorted(report.glob("*.png")), Path(summary.page)])
         facts = {
             "model.uri": summary.model.uri,
             "model.registered": summary.registered or "",
@@ -178,12 +182,11 @@ class Run:
 
 def _columns(summary: RunSummary) -> dict[str, float]:
     """Few numbers, by which runs are compared in MLflow; what was measured of each model, the stage evaluate has."""
-    decision = summary.decision
+    decision, comparison = summary.decision, summary.comparison
     judged = ("retention", "speedup", "megabytes", "latency_ms", "difference", "p_value")
-    scores = summary.comparison[COMPARED_AS[decision["served"]]]
-    columns = {key: decision[key] for key in judged} | {key: scores[key] for key in ("accuracy", "f1_macro")}
-    models = [name for name in MODELS if name in summary.comparison]
-    columns |= {f"{name}_accuracy": summary.comparison[name]["accuracy"] for name in models}
+    served, metric = comparison[COMPARED_AS[decision["served"]]], comparison["metric"]
+    columns = {key: decision[key] for key in judged} | {key: served[key] for key in comparison["metrics"][:SCORES]}
+    columns |= {f"{name}_{metric}": comparison[name][metric] for name in MODELS if name in comparison}
     return {key: value for key, value in columns.items() if value is not None}
 
 

@@ -55,9 +55,10 @@ class ScoreSummary(BaseModel):
     errors: int
     truncated: int
     labels: dict[str, int]
-    """Rows that were given each label."""
+    """Rows that were given each class: a label, a type of entity, an answer or none."""
     mean_score: float | None
-    """Probability of the given label, on average over the answered rows; None where there are none."""
+    """Probability of the answer, of a regression the value, on average over the answered rows; None where there are
+    none, or answers have no such number."""
     model: str
     model_digest: str
     variant: str
@@ -162,11 +163,12 @@ def _put(directory: Path, output: str | None, key: str) -> str:
 def _summary(config: ScoreConfig, inputs: ScoreInputs, counts: list[dict[str, Any]], seconds: float) -> ScoreSummary:
     labels = sum((Counter(shard["labels"]) for shard in counts), Counter[str]())
     total = {name: sum(shard[name] for shard in counts) for name in ("rows", "answered", "errors", "truncated")}
+    scores = [shard["scores"] for shard in counts if shard["scores"] is not None]
     return ScoreSummary(
         name=config.name,
         **total,
         labels={name: labels[name] for name in counts[0]["labels"]},
-        mean_score=sum(shard["scores"] for shard in counts) / total["answered"] if total["answered"] else None,
+        mean_score=sum(scores) / total["answered"] if scores and total["answered"] else None,
         model=inputs.published,
         model_digest=inputs.model.digest,
         variant=inputs.variant,
@@ -183,11 +185,11 @@ def _markdown(summary: ScoreSummary) -> str:
         f"| {name.replace('|', '&#124;')} | {rows} | {rows / max(1, summary.answered):.1%} |\n"
         for name, rows in summary.labels.items()
     )
+    table = f"| label | rows | share |\n|---|---:|---:|\n{labels}\n" if labels else ""
     mean = "" if summary.mean_score is None else f", mean score {summary.mean_score:.3f}"
     return (
         f"## {summary.name}\n\n{summary.rows} rows of `{summary.source}`: {summary.answered} answered, "
-        f"{summary.errors} not, {summary.truncated} truncated{mean}\n\n"
-        f"| label | rows | share |\n|---|---:|---:|\n{labels}\n"
+        f"{summary.errors} not, {summary.truncated} truncated{mean}\n\n{table}"
         f"Model `{summary.model}` ({summary.variant}, {summary.model_digest[:12]}), {summary.shards} shards, "
         f"{summary.seconds:.0f} s of scoring; answers: `{summary.answers}`\n"
     )

@@ -1,6 +1,8 @@
 """What can be known to fail from the models' own files, before any accelerator time is spent. No torch here."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,18 @@ from safetensors import SafetensorError, safe_open
 
 from tinybert.attention_kind import AttentionShape, Kind, attention_kind
 from tinybert.config import DistillConfig, StudentConfig
+from tinybert.data_config import DataConfig
 from tinybert.digest import json_digest
 from tinybert.errors import ModelError, SourceError
 from tinybert.families import LAYER_MODULES, shape_fields
 from tinybert.layer_map import layer_weights, map_layers
 
 HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
+TASK_KEYS = ("classifier.", "pre_classifier.", "qa_outputs.", "score.", "sequence_summary.")
+"""How the weights of heads for tasks are called."""
+_NAMELESS = ("regression", "question_answering")
+"""Kinds of task whose outputs are known by their number."""
+_OTHER_TEACHER = "choose a teacher of this task, or set teacher.fine_tuned to false"
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:
@@ -106,20 +114,22 @@ def has_mlm_head(directory: Path) -> bool:
     Raises:
         ModelError: The directory has no safetensors weights, or unreadable ones.
     """
+    return any(name.startswith(HEAD_KEYS) for name in _weight_names(directory))
+
+
+def _weight_names(directory: Path) -> list[str]:
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     try:
         if single.is_file():
             with safe_open(single, "numpy") as weights:
-                names = list(weights.keys())
-        else:
-            names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+                return list(weights.keys())
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except FileNotFoundError:
         raise ModelError(
             f"{directory} has neither {single.name} nor {index.name}; save the model with save_pretrained"
         ) from None
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"the weights in {directory} cannot be read ({error}); fetch the model again") from error
-    return any(name.startswith(HEAD_KEYS) for name in names)
 
 
 def check_same_vocabulary(student: Path, teacher: Path) -> None:
@@ -136,21 +146,84 @@ def check_same_vocabulary(student: Path, teacher: Path) -> None:
         )
 
 
-def check_teacher_labels(teacher: Path, labels: list[str]) -> None:
+def taught_labels(teacher: Path) -> list[str]:
+    """Names of the outputs of a teacher that is said to be fine-tuned; LABEL_0, LABEL_1 ... where nobody named them.
+
+    Raises:
+        ModelError: Nobody named them, and the model has no head for a task either.
+    """
+    names = _outputs(teacher)
+    if _are_unnamed(names) and not any(name.startswith(TASK_KEYS) for name in _weight_names(teacher)):
+        raise ModelError(
+            "teacher.fine_tuned is true, but the teacher has no head for a task; name a model that was fine-tuned on "
+            "this one, or set teacher.fine_tuned to false"
+        )
+    return names
+
+
+def label_order(taught: Sequence[str], labels: list[str], config: DataConfig) -> list[str]:
+    """The data's labels in the order of a fine-tuned teacher's outputs, by their names, whatever the case of letters.
+
+    Args:
+        taught: Names of the teacher's outputs; none where it is yet to be fine-tuned.
+        labels: Of the data.
+        config: Whose `labels` say the order where the teacher's outputs have no names.
+
+    Raises:
+        ModelError: The teacher's outputs are others, or have no names and the form does not say their order.
+    """
+    if not taught or _are_same(taught, labels, config.kind):
+        return labels
+    places = {name.casefold(): place for place, name in enumerate(taught)}
+    if len(places) == len(taught) and sorted(places) == sorted(label.casefold() for label in labels):
+        return sorted(labels, key=lambda label: places[label.casefold()])
+    found = _both(labels, taught)
+    if len(taught) != len(labels) or config.kind in _NAMELESS:
+        raise ModelError(f"the teacher has another number of outputs: {found}; {_OTHER_TEACHER}")
+    if _are_unnamed(taught):
+        if config.labels:
+            return labels
+        raise ModelError(f"the teacher's outputs have no names: {found}; set data.labels in the teacher's order")
+    raise ModelError(f"labels differ: {found}; set data.labels to what the teacher calls them, or {_OTHER_TEACHER}")
+
+
+def check_teacher_labels(teacher: Path, labels: list[str], kind: str = "classification") -> None:
     """A teacher that is already fine-tuned must name the data's labels, in the data's order.
+
+    Outputs without names (LABEL_0, ...) need the right number: their order was looked at when the data were prepared.
+    So do those of a regression or of questions, whose names mean nothing.
 
     Raises:
         ModelError: Both lists, and what to change.
     """
-    names = read_model_config(teacher).get("id2label") or {}
-    taught = [names[key] for key in sorted(names, key=int)]
-    if taught == labels:
+    taught = _outputs(teacher)
+    folded = [name.casefold() for name in taught], [label.casefold() for label in labels]
+    if _are_same(folded[0], folded[1], kind) or (_are_unnamed(taught) and len(taught) == len(labels)):
         return
-    found = f"the data has {len(labels)} ({', '.join(labels)}), the teacher {len(taught)} ({', '.join(taught)})"
-    if sorted(taught) == sorted(labels):
+    found = _both(labels, taught)
+    if sorted(folded[0]) == sorted(folded[1]):
         raise ModelError(f"labels stand in another order: {found}; set data.labels to the teacher's order")
     more = "more classes in the data than the teacher has" if len(labels) > len(taught) else "labels differ"
-    raise ModelError(f"{more}: {found}; choose a teacher of this task, or set teacher.fine_tuned to false")
+    raise ModelError(f"{more}: {found}; {_OTHER_TEACHER}")
+
+
+def _outputs(model: Path) -> list[str]:
+    """As transformers names them, which says nothing of two outputs that have no names."""
+    config = read_model_config(model)
+    names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(config.get("num_labels", 2))}
+    return [names[key] for key in sorted(names, key=int)]
+
+
+def _are_unnamed(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+
+
+def _are_same(taught: Sequence[str], labels: Sequence[str], kind: str) -> bool:
+    return len(taught) == len(labels) if kind in _NAMELESS else list(taught) == list(labels)
+
+
+def _both(labels: Sequence[str], taught: Sequence[str]) -> str:
+    return f"the data has {len(labels)} ({', '.join(labels)}), the teacher {len(taught)} ({', '.join(taught)})"
 
 
 def _shape(model: dict[str, Any]) -> dict[str, int]:

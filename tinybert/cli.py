@@ -26,6 +26,7 @@ _KINDS: dict[Any, tuple[Callable[[str], Any], dict[str, Any]]] = {
     str: (str, {"metavar": "NAME"}),
     Kind: (str, {"choices": get_args(Kind)}),
     list[int] | None: (int, {"metavar": "N", "nargs": "*"}),
+    list[str] | None: (str, {"metavar": "NAME", "nargs": "*"}),
     list[Path]: (Path, {"metavar": "PATH", "nargs": "*"}),
 }
 """How a stage's plain arguments are read; all others are paths."""

@@ -4,59 +4,16 @@ A field's docstring is what the form shows: meaning, unit, effect of raising it.
 shape cannot be checked here; `tinybert.checks` does it before any accelerator time is spent.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tinybert.augment_config import AugmentConfig, QualityConfig
+from tinybert.benchmark_table import BENCHMARKS, BenchmarkName, filled
+from tinybert.data_config import DataConfig
 from tinybert.form import PIN, Form
 from tinybert.release_config import EvaluateConfig, ExportConfig, GateConfig, PublishConfig
 from tinybert.training_config import LaunchConfig, OptimConfig, SelectionConfig
-
-
-class DataConfig(Form):
-    """The labelled rows of the task."""
-
-    source: str = Field(pattern=PIN)
-    """Training rows: hub:owner/name@revision, file:/path, s3://bucket/key, package:module/path."""
-    validation_source: str | None = Field(None, pattern=PIN)
-    """Validation rows. Empty: the source's own validation split, or a part of its rows."""
-    text: str = "text"
-    """Column of the (first) sentence."""
-    text_pair: str | None = None
-    """Column of the second sentence, for pair tasks."""
-    label: str = "label"
-    """Column of the label, by name or by number."""
-    labels: list[str] = []
-    """Label names in order. Needed where the column holds numbers without names; empty: taken from the data."""
-    where: dict[str, str] = {}
-    """Only rows whose columns hold these values, e.g. {"source": "reviews"}."""
-    rows: int | None = Field(None, ge=2)
-    """Training rows at most, sampled per label. Empty: all."""
-    validation_rows: int | None = Field(None, ge=2)
-    """Validation rows at most, sampled per label. Empty: all."""
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of rows held out (seeded, per label) where no validation split exists."""
-    test_source: str | None = Field(None, pattern=PIN)
-    """Test rows. Empty: the source's own labelled test split, or a part of the held-out rows."""
-    test_rows: int | None = Field(None, ge=2)
-    """Test rows at most, sampled per label. Empty: all."""
-    test_share: float = Field(0.5, ge=0, lt=1)
-    """Share of the held-out rows that models are compared on; checkpoints are chosen on the rest. 0: all serve both."""
-    slice_by: str | None = None
-    """Column by whose values the scores are broken down, e.g. a channel or a product. Empty: none."""
-    leaks: Literal["remove", "refuse"] = "remove"
-    """Texts that stand in several splits: keep them in the one that judges the others, or refuse the data."""
-    max_length: int = Field(128, ge=8, le=512)
-    """Tokens per example, special tokens included; longer ones are cut. Time and memory grow with it."""
-    seed: int = Field(42, ge=0, le=2**31 - 1)
-    """Which rows are sampled and split off."""
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise ValueError(f"labels {self.labels}: give at least two names, each once")
-        return self
 
 
 class TeacherConfig(Form):
@@ -141,6 +98,8 @@ class CorpusConfig(Form):
     """Tokens per packed sequence, special tokens included."""
     sequences: int | None = Field(None, ge=1)
     """Packed sequences at most, from the beginning of the text. Empty: all."""
+    pairs: bool = False
+    """Two segments a sequence, of which every other second one follows on the first: for mlm.next_sentence."""
 
 
 class MlmConfig(Form):
@@ -152,6 +111,10 @@ class MlmConfig(Form):
     """On: fine-tuning and general distillation start from the adapted encoder instead of the given one."""
     masked: float = Field(0.15, gt=0, lt=1)
     """Share of tokens to predict; of these 80% become the mask, 10% another token, 10% stay."""
+    whole_words: bool = False
+    """Words of several pieces are masked as a whole; where words have no spaces between, every character is one."""
+    next_sentence: bool = False
+    """Learns as well whether the second segment follows on the first, as BERT did. Needs corpus.pairs, and a BERT."""
     optim: OptimConfig = OptimConfig(epochs=1, learning_rate=1e-4)
     """Training."""
 
@@ -160,7 +123,7 @@ class FineTuneConfig(Form):
     """Fine-tuning of the teacher."""
 
     floor: float = Field(0.05, ge=0, le=1)
-    """The run stops where validation accuracy is not this far (0.05: 5 points) above always naming the majority."""
+    """The run stops where the teacher's score is not this far (0.05: 5 points) above the best constant answer's."""
     optim: OptimConfig = OptimConfig(learning_rate=3e-5)
     """Training."""
     selection: SelectionConfig = SelectionConfig(patience=2)
@@ -200,7 +163,9 @@ class LogitsConfig(Form):
     temperature: float = Field(1.0, gt=0, le=100)
     """Softens teacher and student (t in eq. 10). The paper finds 1 best."""
     hard_weight: float = Field(0.0, ge=0, lt=1)
-    """Share of the loss that is cross entropy with the data's own labels."""
+    """Share of the loss that is held against the data's own labels."""
+    augmented: bool | None = None
+    """Whether it learns from augmented copies too. Empty: as in the paper, not in regression and question answering."""
     optim: OptimConfig = OptimConfig(learning_rate=3e-5)
     """Training."""
     selection: SelectionConfig = SelectionConfig()
@@ -221,6 +186,9 @@ class DistillConfig(Form):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     """Name of the task, in runs, artifacts and the registry."""
+    benchmark: BenchmarkName | None = None
+    """A known task: what the form leaves open of its rows, columns, labels, copies and epochs is filled in. data.source
+    may name a directory with its authors' files instead of the hub's."""
     data: DataConfig
     """Labelled rows."""
     teacher: TeacherConfig
@@ -260,6 +228,12 @@ class DistillConfig(Form):
     launch: LaunchConfig = LaunchConfig()
     """Processes and machines of the training stages."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_benchmark(cls, values: Any) -> Any:
+        named = values.get("benchmark") if isinstance(values, dict) else None
+        return filled(named, values) if named in BENCHMARKS else values
+
     @model_validator(mode="after")
     def _boxes_agree(self) -> Self:
         if self.corpus.source is None and self.needs_corpus:
@@ -275,10 +249,24 @@ class DistillConfig(Form):
                 f"layer_map.layer_weights has {len(self.layer_map.layer_weights)} entries but student.layers is "
                 f"{self.student.layers}; give one weight per student layer"
             )
+        if (self.mlm.enabled and self.mlm.next_sentence) != self.corpus.pairs:
+            raise ValueError(
+                f"mlm.next_sentence is {self.mlm.next_sentence} (mlm.enabled {self.mlm.enabled}) but corpus.pairs is "
+                f"{self.corpus.pairs}; set both or neither"
+            )
         if self.mlm.adapt_teacher and (not self.mlm.enabled or self.teacher.fine_tuned):
             raise ValueError(
                 "mlm.adapt_teacher is true, which needs mlm.enabled true and teacher.fine_tuned false; "
                 f"found {self.mlm.enabled} and {self.teacher.fine_tuned}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_fit_kind(self) -> Self:
+        if self.augment.recipes and self.data.kind in ("token_classification", "question_answering"):
+            raise ValueError(
+                f"augment.recipes is set, but data.kind is {self.data.kind}: nlpaug's recipes move words about, and "
+                "labels could not follow; leave them out, the paper's algorithm replaces words in place"
             )
         return self
 
@@ -298,6 +286,17 @@ class DistillConfig(Form):
                     "each process needs a row of every batch: use fewer, or a larger batch"
                 )
         return self
+
+    @property
+    def copies_are_judged(self) -> bool:
+        """The teacher decides which augmented copies are kept."""
+        return self.augment.enabled and self.data.judged
+
+    @property
+    def predictions_from_copies(self) -> bool:
+        """The prediction phase learns from augmented copies."""
+        asked = self.logits.augmented
+        return self.augment.enabled and (self.data.judged if asked is None else asked)
 
     @property
     def general_is_run(self) -> bool:

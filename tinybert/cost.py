@@ -3,7 +3,7 @@
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tinybert.kinds.task_kind import Columns, Encoded, Features, TaskKind
+from tinybert.precision import device
 from tinybert.released import TORCH, Released
-from tinybert.scoring import device, encode
 
 Call = Callable[[int], object]
 """Answers something once, given the number of the run."""
@@ -72,24 +73,53 @@ def throughputs(
 
 
 def answering(
-    model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, rows: Mapping[str, Sequence[Any]], batch: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    rows: Columns,
+    batch: int,
+    kind: TaskKind,
 ) -> Call:
-    """A call that answers `batch` of the rows, from text to the class, other ones each run.
+    """A call that answers `batch` of the rows, from text to answers, other ones each run.
 
-    Batches start at places spread evenly over the rows and wrap round at the end. The classes are fetched to the CPU,
-    which waits for an accelerator to finish.
+    Batches start at places spread evenly over the rows and wrap round at the end; what is read in windows is one batch
+    with all of them. The logits are fetched to the CPU, which waits for an accelerator to finish.
     """
     texts, pairs = rows["text"], rows["text_pair"]
 
     def answer(run: int) -> object:
         start = int(run * _GOLDEN * len(texts))
-        chosen = [(start + place) % len(texts) for place in range(batch)]
-        inputs = encode(tokenizer, [texts[i] for i in chosen], [pairs[i] for i in chosen], max_length)
+        places = [(start + place) % len(texts) for place in range(batch)]
+        chosen = {"text": [texts[i] for i in places], "text_pair": [pairs[i] for i in places]}
+        second = chosen["text_pair"] if chosen["text_pair"][0] is not None else None
+        encoded = kind.encode(tokenizer, chosen["text"], second, max_length)
+        inputs, real_BL = _padded(encoded, tokenizer)
         with torch.no_grad():
-            logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
-        return logits.argmax(dim=1).tolist()
+            output = model(**{name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()})
+            logits = kind.logits(output).float().cpu().numpy()
+        return kind.answers(logits[real_BL] if kind.per_token else logits, _features(encoded), chosen).values
 
     return answer
+
+
+def _padded(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """What a model reads, and which of it are tokens (B, L each). Quicker for few rows than a TokenTable's files."""
+    lengths_B = np.array([len(ids) for ids in encoded.ids])
+    places_L = np.arange(lengths_B.max())
+    real_BL = places_L < lengths_B[:, None]
+    ids_BL = np.full(real_BL.shape, tokenizer.pad_token_id or 0)
+    ids_BL[real_BL] = np.concatenate(encoded.ids)
+    inputs = {"input_ids": ids_BL, "attention_mask": real_BL.astype(np.int64)}
+    if "token_type_ids" in tokenizer.model_input_names:
+        second_BL = (places_L >= np.array(encoded.firsts)[:, None]) & real_BL
+        inputs["token_type_ids"] = second_BL.astype(np.int64)
+    return inputs, real_BL
+
+
+def _features(encoded: Encoded) -> Features:
+    places = None if encoded.places is None else np.concatenate(encoded.places)
+    lengths = np.array([len(ids) for ids in encoded.ids], np.int32)
+    return Features(lengths, np.array(encoded.rows, np.int64), places)
 
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -132,20 +162,9 @@ def megabytes(directory: Path, variant: str = TORCH) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def token_counts(
-    tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, Sequence[Any]], max_length: int
-) -> NDArray[np.int64]:
-    """Tokens of each row, special tokens included, cut at `max_length`."""
-    texts, pairs, counts = rows["text"], rows["text_pair"], list[int]()
-    for start in range(0, len(texts), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        second = pairs[part] if pairs[start] is not None else None
-        encoded = tokenizer(texts[part], second, truncation=True, max_length=max_length)
-        counts += map(len, encoded["input_ids"])
-    return np.array(counts, np.int64)
-
-
-_CHUNK = 1000
+def token_counts(features: Features, rows: int) -> NDArray[np.int64]:
+    """Tokens of each row, special tokens included, those of all its windows together."""
+    return np.bincount(features.rows, features.lengths, rows).astype(np.int64)
 
 
 def device_name() -> str:

@@ -15,9 +15,8 @@ from tinybert.gradients import graded
 from tinybert.layer_map import layer_weights
 from tinybert.learner import Learner
 from tinybert.losses import attention_loss, hidden_loss, relation_loss
-from tinybert.precision import halve_linears
+from tinybert.precision import halve_linears, use_bf16
 from tinybert.progress import logger
-from tinybert.scoring import use_bf16
 from tinybert.states import StateCapture, States, model_inputs
 from tinybert.teacher_states import TeacherStates, remembered_states, state_names
 

@@ -1,17 +1,20 @@
 """Whether a student takes the champion's place: rules about the same test rows, and a decision that says why.
 
-Shapes: N rows, C classes.
+Shapes: N rows, K statistics of a row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tinybert.metrics import METRICS, Classes, Floats, Metric, answers
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Label, TaskKind
+from tinybert.metrics import TITLES, Floats, Metric
 from tinybert.release_config import GateConfig
 from tinybert.released import COMPARED_AS, TORCH
 from tinybert.resampling import better_p_value, difference_interval, holm, not_worse_p_value, worse_p_value
@@ -20,6 +23,8 @@ CHAMPION, TEACHER = "champion", "teacher"
 PERMUTATIONS = 10_000
 RESAMPLES = 2_000
 SEED = 42
+RECALL = KINDS["classification"].metrics["accuracy"]
+"""Of a class: hits over members. Where each row is a member once it is an accuracy."""
 
 
 class _Part(BaseModel):
@@ -78,37 +83,36 @@ class Decision(_Part):
 
 @dataclass(frozen=True)
 class Answered:
-    """Test rows and what the models answered to them."""
+    """Test rows and what the models answered to them, all in the same order."""
 
-    labels: Classes
+    kind: TaskKind
+    labels: Sequence[Label]
     seen: NDArray[np.bool_]
-    """The champion was trained on the row."""
-    logits: dict[str, NDArray[np.floating]]
-    """`_NC` of each model."""
-    names: list[str]
-    """Of the classes."""
+    """The champion was trained on the row (N)."""
+    answers: Mapping[str, Sequence[Any]]
+    """By model."""
+    names: Sequence[str]
+    """Of the outputs."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def only(self, chosen_N: NDArray[np.bool_]) -> "Answered":
         """Some of the rows."""
-        logits = {model: logits_NC[chosen_N] for model, logits_NC in self.logits.items()}
-        return replace(self, labels=self.labels[chosen_N], seen=self.seen[chosen_N], logits=logits)
+        answers = {model: list(compress(said, chosen_N)) for model, said in self.answers.items()}
+        return replace(self, labels=list(compress(self.labels, chosen_N)), seen=self.seen[chosen_N], answers=answers)
 
     def statistics(self, metric: Metric, model: str) -> Floats:
-        """Of a model's answers.
-
-        Raises:
-            ModelError: A logit is no finite number.
-        """
-        return metric.statistics(self.labels, answers(self.logits[model], model), len(self.names))
+        """Of a model's answers."""
+        return metric.statistics(self.labels, self.answers[model], self.names)
 
     def wrong(self, metric: Metric) -> Floats:
-        """Of wrong answers: the next class that the rows have, or none at all where they have but one."""
-        present, places_N = np.unique(self.labels, return_inverse=True)
-        wrong_N = np.roll(present, -1)[places_N] if len(present) > 1 else np.full_like(self.labels, -1)
-        return metric.statistics(self.labels, wrong_N, len(self.names))
+        """Of wrong answers."""
+        return metric.statistics(self.labels, self.kind.wrong(self.labels, self.names), self.names)
+
+    def recalls(self, model: str) -> dict[str, Floats]:
+        """Of each class that rows have: hits and members of each row."""
+        return self.kind.recalls(self.labels, self.answers[model], self.names)
 
     def score(self, metric: Metric, model: str) -> float:
         """The model's score on all rows."""
@@ -131,19 +135,17 @@ def judge(rows: Answered, comparison: Mapping[str, Any], config: GateConfig) -> 
         rows: The test rows.
         comparison: What the stage `evaluate` measured (`comparison.json`).
         config: The rules.
-
-    Raises:
-        ModelError: A logit is not finite.
     """
-    metric = METRICS[config.metric]
-    variants = {name: _fate(rows, name, metric, config) for name, model in COMPARED_AS.items() if model in rows.logits}
+    metric = rows.kind.metrics[comparison["metric"]]
+    variants = {n: _fate(rows, n, metric, config) for n, model in COMPARED_AS.items() if model in rows.answers}
     variants |= {name: Fate(kept=False, reason=why) for name, why in comparison.get("variants_left_out", {}).items()}
     served = next(name for name in COMPARED_AS if name in variants and variants[name].kept)
-    model, against = COMPARED_AS[served], CHAMPION in rows.logits
+    model, against = COMPARED_AS[served], CHAMPION in rows.answers
     compared = rows.only(~rows.seen) if against else rows
     contest = _contest(compared, model, metric, config) if against and len(compared) else None
     numbers = comparison[model]
-    retention = rows.score(metric, model) / max(rows.score(metric, TEACHER), 1e-9)
+    taught = rows.score(metric, TEACHER)
+    retention = rows.score(metric, model) / taught if taught > 0 else 0.0  # a correlation may be below 0
     rules = [
         _evidence(compared, rows, config),
         _champion(contest, against, config),
@@ -158,7 +160,7 @@ def judge(rows: Answered, comparison: Mapping[str, Any], config: GateConfig) -> 
         verdict="promote" if promoted else "reject",
         forced=config.force is not None,
         force=config.force,
-        metric=config.metric,
+        metric=comparison["metric"],
         served=served,
         variants=variants,
         rules=rules,
@@ -221,19 +223,22 @@ def _classes(rows: Answered, model: str, config: GateConfig) -> Rule:
     Large classes have to show it, each at alpha: all must pass, so there is no chance of one too many. Small ones could
     not, and are asked for no proof; they fail where the opposite is shown, with Holm's correction for their number.
     """
-    hits, margin = METRICS["accuracy"], config.class_margin
+    margin, served, champion = config.class_margin, rows.recalls(model), rows.recalls(CHAMPION)
     differences, failing, small = {}, [], []
-    for label in np.unique(rows.labels):
-        name, members = rows.names[label], rows.only(rows.labels == label)
-        pair = members.statistics(hits, model), members.statistics(hits, CHAMPION), members.wrong(hits)
-        differences[name] = members.score(hits, model) - members.score(hits, CHAMPION)
-        if len(members) < config.class_rows:
-            small.append((name, worse_p_value(hits, *pair, margin)))
-        elif not_worse_p_value(hits, *pair, margin) > config.alpha:
+    for name, all_N2 in served.items():
+        members_N = all_N2[:, 1] > 0
+        first_M2, second_M2 = all_N2[members_N], champion[name][members_N]
+        trio = first_M2, second_M2, first_M2 * (0, 1)
+        differences[name] = float(RECALL.value(first_M2.sum(axis=0)) - RECALL.value(second_M2.sum(axis=0)))
+        if len(first_M2) < config.class_rows:
+            small.append((name, worse_p_value(RECALL, *trio, margin)))
+        elif not_worse_p_value(RECALL, *trio, margin) > config.alpha:
             failing.append(f"{name} {_points(differences[name])}, not shown to lose less")
     for (name, _), significant in zip(small, holm([p for _, p in small], config.alpha), strict=True):
         if significant:
             failing.append(f"{name} {_points(differences[name])}, shown to lose more")
+    if not differences:
+        return Rule(name="classes", passed=None, found="no classes", wanted="any")
     worst = min(differences, key=differences.__getitem__)
     more = [f"and {len(failing) - 3} more"] if len(failing) > 3 else []
     found = "; ".join(failing[:3] + more) or f"worst: {worst} {_points(differences[worst])}"
@@ -273,11 +278,11 @@ def _notes(comparison: Mapping[str, Any], seen: int) -> list[str]:
 
 def _summary(decision: Decision, rows: int) -> str:
     """The decision in one sentence."""
-    score = decision.metric.replace("_", " ")
     scored = "it was compared with no champion"
     if decision.difference is not None:
         scored = f"it scores {_points(decision.difference)} against the champion on {rows:,} test rows"
-    kept = f"keeps {decision.retention:.1%} of the teacher's {score} and is {decision.speedup:.1f} times as fast"
+    score = f"the teacher's {TITLES[decision.metric]}"
+    kept = f"keeps {decision.retention:.1%} of {score} and is {decision.speedup:.1f} times as fast"
     failed = "; ".join(f"{rule.name}: {rule.found}" for rule in decision.failed())
     if decision.forced:
         against = f"against these rules: {failed}" if failed else "which no rule speaks against"

@@ -30,6 +30,8 @@ class Validation:
     """How a stage is scored while it trains."""
 
     score: Callable[[], dict[str, float]]
-    """Metrics of the learner as it stands."""
+    """Metrics of the learner as it stands, the higher the better."""
+    metric: str
+    """The one that decides."""
     selection: SelectionConfig
-    """Which metric decides, how often it is measured, when to give up."""
+    """How often it is measured, when to give up."""

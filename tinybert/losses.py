@@ -1,7 +1,8 @@
 """The distillation losses of TinyBERT (arXiv:1909.10351) and MiniLMv2 (arXiv:2012.15828), pure functions of tensors.
 
 Every loss is a mean over examples of a mean inside the example, so it changes neither with padding nor with
-the company an example has in its batch, and the mean over equal slices of a batch is the loss of the batch.
+the company an example has in its batch, and the mean over equal slices of a batch is the loss of the batch. Only
+`token_soft_cross_entropy` is a mean over the tokens of a batch: every word counts the same, as in training on labels.
 
 Shapes: B batch, L length, H heads, D width, C classes; in relations P parts (query, key, value), E the teacher's
 width, R relation heads, d width of one. Masks are 1 for real tokens, 0 for padding.
@@ -131,9 +132,91 @@ def soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: floa
         ShapeError: The logits differ in shape.
     """
     _check(student_BC, teacher_BC, "logits (batch, classes)")
-    target_BC = F.softmax(teacher_BC.float() / temperature, dim=-1)
-    log_BC = F.log_softmax(student_BC.float() / temperature, dim=-1)
-    return -(target_BC * log_BC).sum(dim=-1).mean() * temperature**2
+    return _soft(student_BC, teacher_BC, temperature).mean()
+
+
+def binary_soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross entropy of yes-or-no predictions, one for each class, under the teacher's, both softened.
+
+        L_pred = t^2 * mean_b -sum_c (p_c log q_c + (1 - p_c) log(1 - q_c)),
+        p = sigmoid(z^T / t), q = sigmoid(z^S / t)
+
+    Each class is a distribution of two outcomes, to which eq. 10 is applied. Like there, classes are summed, so that
+    what a class weighs does not depend on how many others there are.
+
+    Args:
+        student_BC: Student logits of classes of which a row may have any number.
+        teacher_BC: Teacher logits.
+        temperature: t, above 0.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: The logits differ in shape.
+    """
+    _check(student_BC, teacher_BC, "logits (batch, classes)")
+    target_BC = torch.sigmoid(teacher_BC.float() / temperature)
+    entropy_BC = F.binary_cross_entropy_with_logits(student_BC.float() / temperature, target_BC, reduction="none")
+    return entropy_BC.sum(dim=1).mean() * temperature**2
+
+
+def token_soft_cross_entropy(
+    student_BLC: Tensor, teacher_BLC: Tensor, scored_BL: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Cross entropy of the predictions for tokens under the teacher's, both softened, averaged over scored tokens.
+
+        L_pred = t^2 / |S| * sum_{(b, l) in S} -sum_c softmax(z^T_bl / t)_c * log_softmax(z^S_bl / t)_c
+
+    Args:
+        student_BLC: Student logits of each token.
+        teacher_BLC: Teacher logits.
+        scored_BL: 1 for the tokens of S, the first of each word; 0 for the others and for padding.
+        temperature: t, above 0.
+
+    Returns:
+        A scalar, a mean over the tokens of the batch; 0 where none is scored.
+
+    Raises:
+        ShapeError: The logits differ in shape, or `scored_BL` in size.
+    """
+    _check(student_BLC, teacher_BLC, "logits (batch, length, classes)")
+    _check_mask(scored_BL, *student_BLC.shape[:2])
+    scored_BL1 = scored_BL[..., None] > 0
+    student_BLC, teacher_BLC = (torch.where(scored_BL1, logits, 0.0) for logits in (student_BLC, teacher_BLC))
+    entropy_BL = torch.where(scored_BL > 0, _soft(student_BLC, teacher_BLC, temperature), 0.0)
+    return entropy_BL.sum() / scored_BL1.sum().clamp(min=1)
+
+
+def span_soft_cross_entropy(
+    student_BLC: Tensor, teacher_BLC: Tensor, mask_BL: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Cross entropy of where an answer starts and ends under the teacher's distributions, all softened.
+
+        L_pred = t^2 * mean_b mean_c -sum_l softmax_l(z^T_c / t) * log_softmax_l(z^S_c / t),    c: start, end
+
+    The softmax is over the real tokens of an example, padding has probability 0.
+
+    Args:
+        student_BLC: Student logits; the classes are start and end.
+        teacher_BLC: Teacher logits.
+        mask_BL: 1 for real tokens, 0 for padding.
+        temperature: t, above 0.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: The logits differ in shape, or the mask in size.
+    """
+    _check(student_BLC, teacher_BLC, "logits (batch, length, start and end)")
+    _check_mask(mask_BL, *student_BLC.shape[:2])
+    lowest = torch.finfo(torch.float32).min / max(1.0, 1 / temperature)  # finite after the division by t
+    student_BCL, teacher_BCL = (
+        logits_BLC.float().masked_fill(mask_BL[..., None] <= 0, lowest).transpose(1, 2)
+        for logits_BLC in (student_BLC, teacher_BLC)
+    )
+    return _soft(student_BCL, teacher_BCL, temperature).mean()
 
 
 def regression_loss(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
@@ -155,6 +238,13 @@ def regression_loss(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
     """
     _check(student_BC, teacher_BC, "outputs (batch, numbers)")
     return F.mse_loss(student_BC.float(), teacher_BC.float())
+
+
+def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """t^2 times the cross entropy over the last dimension, for whatever stands in front."""
+    target = F.softmax(teacher.float() / temperature, dim=-1)
+    log = F.log_softmax(student.float() / temperature, dim=-1)
+    return -(target * log).sum(dim=-1) * temperature**2
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The README.md beside an exported student: what it is and can do, its limits, its use, where it comes from."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import yaml
 
 from tinybert.config import DistillConfig
 from tinybert.digest import content_digest
+from tinybert.kinds import kind_of
+from tinybert.page_kinds import WORDS, ask_directory, ask_registered, ask_transformers, heading
 from tinybert.released import INT8, Released
 
 RECIPE_WITHOUT = {"name", "evaluate", "gate", "publish", "launch"}
 """Boxes of the form that do not shape the student."""
 LABELS_SHOWN, WEAK_SHOWN = 50, 5
 WEAK = 0.8
-"""A class is named as weak where its recall is below this share of the accuracy."""
+"""A class is named as weak where its recall is below this share of that of all classes together."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Sources:
 def draft(released: Released) -> str:
     """The card of a student that has not been evaluated."""
     sections = ["# Exported student", _what(released), "It has not been evaluated yet.", _use(released)]
-    return _front_matter({}) + "\n\n".join(sections) + "\n"
+    return _front_matter(released, {}) + "\n\n".join(sections) + "\n"
 
 
 def card(released: Released, model: str, config: DistillConfig, sources: Sources) -> str:
@@ -57,7 +60,7 @@ def card(released: Released, model: str, config: DistillConfig, sources: Sources
         _origin(config, sources),
         _recipe(config),
     ]
-    return _front_matter(_inherited(sources.teacher, source)) + "\n\n".join(sections) + "\n"
+    return _front_matter(released, _inherited(sources.teacher, source)) + "\n\n".join(sections) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,10 +69,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _front_matter(more: Mapping[str, Any]) -> str:
+def _front_matter(released: Released, more: Mapping[str, Any]) -> str:
     fixed = {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": kind_of(released.kind).pipeline,
         "tags": ["tinybert", "distillation"],
     }
     return f"---\n{yaml.safe_dump({**fixed, **more}, sort_keys=True, allow_unicode=True)}---\n\n"
@@ -96,67 +99,75 @@ def _what(released: Released) -> str:
     shown = [f"`{label}`" for label in released.labels[:LABELS_SHOWN]]
     rest = len(released.labels) - len(shown)
     more = f" and {rest} more (`serving.json`)" if rest else ""
-    reads = "pairs of texts" if released.pair else "texts"
-    labels = f"{len(released.labels)} labels: {', '.join(shown)}{more}"
-    return f"A TinyBERT student (arXiv:1909.10351) that sorts {reads} into {labels}."
+    texts = "pairs of texts" if released.pair else "texts"
+    does = WORDS[released.kind].does.format(texts=texts, count=len(released.labels), names=", ".join(shown) + more)
+    return f"A TinyBERT student (arXiv:1909.10351) that {does}."
 
 
 def _use(released: Released, registered: str | None = None) -> str:
-    one = '{"text": "...", "text_pair": "..."}' if released.pair else '"..."'
-    columns = '["..."], ["..."]' if released.pair else '["..."]'
-    lines = [
-        "## Use",
-        "",
-        f"Variants: {', '.join(released.variants)}; `{released.default}` answers where none is named.",
-        "",
-        "```python",
-        "from tinybert.serving import Classifier",
-        "",
-        f'Classifier.load("DIRECTORY").answer({columns})  # raw text in, calibrated probabilities out',
-        "",
-        "from transformers import pipeline",
-        "",
-        f'pipeline("text-classification", model="DIRECTORY", truncation=True)({one})  # torch, uncalibrated',
-        *(["", "import mlflow", "", *_mlflow(registered, columns)] if registered else []),
-        "```",
-    ]
-    return "\n".join(lines)
-
-
-def _mlflow(registered: str, columns: str) -> list[str]:
-    row = f"[{columns.replace('[', '').replace(']', '')}]" if "," in columns else '"..."'
-    return [f'mlflow.pyfunc.load_model("models:/{registered}@champion").predict([{row}])']
+    asked = released.kind, released.pair
+    ways = [ask_directory(*asked, "DIRECTORY"), ask_transformers(*asked, "DIRECTORY")]
+    ways += [ask_registered(*asked, f"models:/{registered}@champion")] if registered else []
+    variants = f"Variants: {', '.join(released.variants)}; `{released.default}` answers where none is named."
+    return "\n\n".join(["## Use", variants, *(f"```python\n{code}\n```" for code in ways)])
 
 
 def _limits(released: Released, model: str, sources: Sources, comparison: Mapping[str, Any]) -> str:
-    numbers, calibration = comparison[model], read_json(sources.report / "calibration.json")[model]
-    rows = f"{comparison['rows']:,} {'validation' if comparison['test_is_validation'] else 'test'} rows"
-    span = f"{numbers['accuracy_low']:.1%} to {numbers['accuracy_high']:.1%}"
-    languages = _inherited(sources.teacher, "").get("language", "not recorded; those of its training data")
-    fitted = "the same rows" if comparison["test_is_validation"] else "the validation rows"
     facts = [
-        f"Reads {released.max_length} tokens; of longer texts the rest is left out, and the answer says so.",
-        f"Languages: {', '.join(languages) if isinstance(languages, list) else languages}.",
-        f"Accuracy {numbers['accuracy']:.1%} on {rows} ({comparison['confidence']:.0%} interval {span}).",
-        _weak_classes(read_json(sources.report / "classes.json")[model], numbers["accuracy"]),
-        f"Probabilities are calibrated by a temperature of {calibration['temperature']:.3g}, fitted on {fitted}. "
-        f"Expected calibration error: {calibration['ece']:.3f} without, {calibration['ece_calibrated']:.3f} with it. "
-        "Texts unlike the training data may get confident wrong answers.",
+        _reads(released),
+        _languages(sources.teacher),
+        _scored(model, comparison),
+        *_weak_classes(read_json(sources.report / "classes.json").get(model, {})),
+        *_calibrated(read_json(sources.report / "calibration.json").get(model), comparison),
+        "Texts unlike the training data may get wrong answers, and nothing about them tells.",
     ]
     if INT8 in released.variants:
         facts.append(
-            "int8 rounds activations by the largest of a batch, so that probabilities move a little with the company."
+            "int8 rounds activations by the largest of a batch, so that numbers move a little with the company."
         )
     return "## Limits\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 
-def _weak_classes(classes: Mapping[str, Mapping[str, float]], accuracy: float) -> str:
-    weak = sorted((numbers["recall"], label) for label, numbers in classes.items())
-    weak = [(recall, label) for recall, label in weak if recall < WEAK * accuracy][:WEAK_SHOWN]
-    if not weak:
-        return f"No class is much weaker than the others (recall below {WEAK:.0%} of the accuracy)."
+def _reads(released: Released) -> str:
+    if released.kind == "question_answering":
+        return f"Reads {released.max_length} tokens at once, a longer text in parts of that length that overlap."
+    return f"Reads {released.max_length} tokens; of longer texts the rest is left out, and the answer says so."
+
+
+def _languages(teacher: Path) -> str:
+    named = _inherited(teacher, "").get("language", "not recorded; those of its training data")
+    return f"Languages: {', '.join(named) if isinstance(named, list) else named}."
+
+
+def _scored(model: str, comparison: Mapping[str, Any]) -> str:
+    metric, numbers = comparison["metric"], comparison[model]
+    rows = f"{comparison['rows']:,} {'validation' if comparison['test_is_validation'] else 'test'} rows"
+    span = f"{numbers[f'{metric}_low']:.1%} to {numbers[f'{metric}_high']:.1%}"
+    return f"{heading(metric)} {numbers[metric]:.1%} on {rows} ({comparison['confidence']:.0%} interval {span})."
+
+
+def _calibrated(found: Mapping[str, Any] | None, comparison: Mapping[str, Any]) -> Iterator[str]:
+    """What is known of the probabilities, where there are any."""
+    if found is None:
+        return
+    fitted = "the same rows" if comparison["test_is_validation"] else "the validation rows"
+    yield (
+        f"Probabilities are calibrated by a temperature of {found['temperature']:.3g}, fitted on {fitted}. "
+        f"Expected calibration error: {found['ece']:.3f} without, {found['ece_calibrated']:.3f} with it."
+    )
+
+
+def _weak_classes(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Which they are, or that there are none; nothing where there are no classes."""
+    if not classes:
+        return
+    members = math.fsum(numbers["support"] for numbers in classes.values())
+    found = math.fsum(numbers["recall"] * numbers["support"] for numbers in classes.values())
+    recalls = sorted((numbers["recall"], label) for label, numbers in classes.items() if numbers["support"])
+    weak = [(recall, label) for recall, label in recalls if recall * members < WEAK * found][:WEAK_SHOWN]
     named = [f"`{label}` {recall:.1%} of {classes[label]['support']:,.0f}" for recall, label in weak]
-    return f"Weak classes, by recall: {', '.join(named)}."
+    none = f"No class is much weaker than the others (recall below {WEAK:.0%} of that of all together)."
+    yield f"Weak classes, by recall: {', '.join(named)}." if weak else none
 
 
 def _origin(config: DistillConfig, sources: Sources) -> str:

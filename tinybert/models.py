@@ -1,19 +1,14 @@
 """Loading and saving model directories."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tinybert.scoring import device, use_bf16
+from tinybert.kinds.task_kind import TaskKind
+from tinybert.precision import device, use_bf16
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -51,22 +46,19 @@ def load_teacher(directory: Path, layers: int, precision: str = "fp32") -> PreTr
     return model.eval().to(device())
 
 
-def load_classifier(directory: Path, labels: list[str] | None = None) -> PreTrainedModel:
-    """A sequence classifier; with labels, one with a head for them, new where the directory has none."""
-    options = {} if labels is None else label_options(labels)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+def load_model(directory: Path, kind: TaskKind, labels: Sequence[str] | None = None) -> PreTrainedModel:
+    """A model of a kind of task, on this machine's device.
+
+    Args:
+        directory: Of a model.
+        kind: What kind of head it has.
+        labels: Names of its outputs. With them, the model gets a head for them, new where the directory has none.
+    """
+    options = {} if labels is None else kind.options(labels)
+    model: PreTrainedModel = kind.auto_class().from_pretrained(
         directory, use_safetensors=True, dtype=torch.float32, ignore_mismatched_sizes=labels is not None, **options
     )
     return model.to(device())
-
-
-def label_options(labels: list[str]) -> dict[str, Any]:
-    """What a model's config needs to know of its labels."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: index for index, name in enumerate(labels)},
-    }
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, max_length: int | None) -> None:

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported here: who serves an ONNX file needs neither torch nor the libraries that export.
 
-Shapes: B batch, L length, C classes.
+Shapes: B batch, L length, C outputs.
 """
 
 import importlib.util
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from tinybert.kinds.task_kind import TaskKind
     from tinybert.release_config import ExportConfig
 
 LIMIT = 2 * 10**9
@@ -53,11 +55,12 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def export_onnx(model: "PreTrainedModel", names: Sequence[str], path: Path) -> None:
-    """Write a classifier as one ONNX file, the same bytes for the same weights.
+def export_onnx(model: "PreTrainedModel", kind: "TaskKind", names: Sequence[str], path: Path) -> None:
+    """Write a model as one ONNX file, the same bytes for the same weights. Its output is `logits`.
 
     Args:
         model: On the CPU; its attention is eager afterwards, which makes a smaller graph than sdpa's.
+        kind: Of the task: which logits it gives, (B, C) or (B, L, C).
         names: Of its inputs, (B, L) int64 each; B and L are free.
         path: File to write.
 
@@ -75,13 +78,13 @@ def export_onnx(model: "PreTrainedModel", names: Sequence[str], path: Path) -> N
         )
     model.eval().set_attn_implementation("eager")
     # A size of 1 would be taken for a fixed one, and one tensor given twice for one input.
-    example_BL = {name: torch.ones(2, 8, dtype=torch.long) for name in names}
+    examples_BL = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     with _quiet():
         program = torch.onnx.export(
-            model,
-            kwargs=example_BL,
-            dynamic_shapes=dict.fromkeys(names, free),
+            _only_logits(model, kind, names),
+            examples_BL,
+            dynamic_shapes=((free,) * len(names),),
             input_names=list(names),
             output_names=["logits"],
             dynamo=True,
@@ -90,6 +93,21 @@ def export_onnx(model: "PreTrainedModel", names: Sequence[str], path: Path) -> N
         )
     assert program is not None
     onnx.save(_plain(program.model_proto), path)
+
+
+def _only_logits(model: "PreTrainedModel", kind: "TaskKind", names: Sequence[str]) -> "torch.nn.Module":
+    """A model that takes its inputs in the order of their names, and gives its logits as one tensor."""
+    import torch
+
+    class OnlyLogits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *batch_BL: torch.Tensor) -> torch.Tensor:
+            return kind.logits(self.model(**dict(zip(names, batch_BL, strict=True))))
+
+    return OnlyLogits()
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -116,8 +134,8 @@ def quantise(source: Path, target: Path) -> None:
         )
 
 
-class OnnxClassifier:
-    """A classifier in ONNX Runtime, on the CPU; takes what a transformers classifier takes, and gives logits.
+class OnnxModel:
+    """A student in ONNX Runtime, on the CPU; takes what a transformers model takes, and gives logits.
 
     May be called from several threads at once.
 
@@ -157,19 +175,17 @@ class OnnxClassifier:
         """Names of what it reads."""
 
     def logits(self, batch_BL: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits (B, C) of token ids and masks by the tokenizer's names; what the model does not read is left out."""
-        logits_BC: NDArray[np.float32] = self._session.run(["logits"], {name: batch_BL[name] for name in self.inputs})[
-            0
-        ]
-        return logits_BC
+        """Logits, (B, C) or (B, L, C), of ids and masks by the tokenizer's names; what it does not read is left out."""
+        inputs_BL = {name: batch_BL[name] for name in self.inputs}
+        logits: NDArray[np.float32] = self._session.run(["logits"], inputs_BL)[0]
+        return logits
 
     def __call__(self, **batch_BL: "torch.Tensor") -> Any:
         """The same with tensors, as a transformers model is called: the answer has `logits`, on the CPU."""
         import torch
-        from transformers.modeling_outputs import SequenceClassifierOutput
 
         arrays_BL = {name: batch_BL[name].cpu().numpy() for name in self.inputs}
-        return SequenceClassifierOutput(logits=torch.from_numpy(self.logits(arrays_BL)))
+        return SimpleNamespace(logits=torch.from_numpy(self.logits(arrays_BL)))
 
     @cached_property
     def device(self) -> "torch.device":
@@ -185,11 +201,11 @@ class OnnxClassifier:
 
         return AutoConfig.from_pretrained(self._directory)
 
-    def eval(self) -> "OnnxClassifier":
+    def eval(self) -> "OnnxModel":
         """Nothing to change: it cannot be trained."""
         return self
 
-    def train(self, mode: bool = False) -> "OnnxClassifier":
+    def train(self, mode: bool = False) -> "OnnxModel":
         """Nothing to change, whatever `mode` asks for."""
         return self
 
@@ -203,7 +219,7 @@ def _plain(proto: Any) -> Any:
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
     for value in (*graph.input, *graph.output):
-        for axis, size in zip(("batch", "length"), value.type.tensor_type.shape.dim, strict=True):
+        for axis, size in zip(("batch", "length", "outputs"), value.type.tensor_type.shape.dim, strict=False):
             if not size.HasField("dim_value"):
                 size.dim_param = axis
     return proto

@@ -3,16 +3,17 @@
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tinybert.errors import DataError
+from tinybert.metrics import TITLES
+from tinybert.page_kinds import WORDS, heading, meaning
 from tinybert.page_plots import curve_pictures, latency_picture, reliability_picture, scores_picture
 from tinybert.page_words import (
-    METRICS,
     Findings,
     RunFacts,
     caveats,
@@ -28,20 +29,21 @@ from tinybert.progress import clock
 from tinybert.report import MODELS, ratio
 
 TEMPLATES = Path(__file__).parent / "templates"
-_SCORES = ("accuracy", "f1_macro")
-_NUMBERS = [f"{score}{end}" for score in _SCORES for end in ("", "_low", "_high")] + [
+_NUMBERS = (
     *("agreement", "parameters", "gigaflops", "megabytes", "throughput"),
     *("latency_ms", "latency_p95_ms", "latency_p99_ms"),
-]
+)
 """Of a model that the tables show; one that was not measured is shown as missing."""
 _DECIDED = {"verdict", "forced", "metric", "served", "variants", "rules", "summary", "notes", "against_champion"} | {
     *("difference", "difference_low", "difference_high", "p_value", "retention", "speedup", "megabytes", "latency_ms")
 }
-_COMPARED = {"teacher", "student", "rows", "test_is_validation", "labels", "threads", "device", "throughput_batch"}
+_COMPARED = {"teacher", "student", "rows", "test_is_validation", "labels", "threads", "device", "throughput_batch"} | {
+    *("kind", "metric", "metrics"),
+}
 WEAK_CLASS = 0.1
 """A class is marked as weak where its F1 is this much below the mean of all classes."""
 WEAK_SLICE = 0.05
-"""A slice is marked as weak where its accuracy is this much below that of all rows."""
+"""A slice is marked as weak where its score is this much below that of all rows."""
 FEW = 30
 """Fewer rows than this are called few, and nothing is made of their scores."""
 EXAMPLES = 100
@@ -63,6 +65,7 @@ def write_page(report: Path, decision: Path, run: RunFacts, path: Path) -> None:
         DataError: A directory is not what those stages write.
     """
     findings = _findings(report, decision)
+    tables = _tables(findings)
     page = (
         _environment()
         .get_template("report.html")
@@ -74,9 +77,11 @@ def write_page(report: Path, decision: Path, run: RunFacts, path: Path) -> None:
             verdict=verdict(findings.decision, run.outcome),
             tiles=tiles(findings),
             caveats=list(caveats(findings, run)),
-            ways=usage(run),
-            metrics=METRICS,
-            **_tables(findings),
+            ways=usage(run, findings.kind),
+            words=WORDS[findings.kind],
+            titles=TITLES,
+            sections=dict(_sections(findings, tables)),
+            **tables,
             **_pictures(findings, run),
             confusions=list(_confusions(report, findings)),
         )
@@ -93,6 +98,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "decimal": decimal, "times": times, "clock": clock}
+    environment.filters["heading"] = heading
     environment.tests["address"] = _is_address
     return environment
 
@@ -119,11 +125,29 @@ def _needed(path: Path, keys: set[str]) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     """A JSON file; None where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _is_address(text: str) -> bool:
     return text.startswith(("https://", "http://"))
+
+
+def _sections(findings: Findings, tables: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Anchors and headings of the page's parts; a part about which a task has nothing to say is left out."""
+    yield "rules", "Rules"
+    yield "models", "Models"
+    if WORDS[findings.kind].right:
+        yield "changes", "Better and worse"
+    parts = [name for name in ("classes", "slices") if tables[name]]
+    if parts:
+        yield "classes", " and ".join(parts).capitalize()
+    if findings.calibration:
+        yield "calibration", "Calibration"
+    yield "cost", "Cost"
+    yield "curves", "Learning curves"
+    yield "lineage", "Data and lineage"
+    yield "use", "How to use it"
+    yield "limits", "Limits"
 
 
 def _tables(findings: Findings) -> dict[str, Any]:
@@ -131,6 +155,8 @@ def _tables(findings: Findings) -> dict[str, Any]:
     classes = sorted(_class_rows(findings), key=lambda row: row["f1"])
     return {
         "models": list(_model_rows(findings)),
+        "meanings": {name: meaning(findings.kind, name) for name in findings.comparison["metrics"]},
+        "tests": list(_test_rows(findings)),
         "classes": classes,
         "slices": list(_slice_rows(findings)),
         "slice_models": [name for name in MODELS if any(name in entry for entry in findings.slices)],
@@ -140,14 +166,27 @@ def _tables(findings: Findings) -> dict[str, Any]:
 
 
 def _model_rows(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Each model's numbers, with what it keeps of the teacher's accuracy and how much faster it is."""
-    for name in MODELS:
-        if name not in findings.comparison:
-            continue
+    """Each model's numbers, with what it keeps of the teacher's score and how much faster it is."""
+    metric = findings.decision["metric"]
+    for name in _present(findings):
         own = {key: findings.number(name, key) for key in _NUMBERS}
-        retention = _ratio(own["accuracy"], findings.number("teacher", "accuracy"))
+        scores = {metric: findings.score(name, metric) for metric in findings.comparison["metrics"]}
+        retention = _ratio(findings.number(name, metric), findings.number("teacher", metric))
         speedup = _ratio(findings.number("teacher", "latency_ms"), own["latency_ms"])
-        yield {"name": name, "served": name == findings.served, "retention": retention, "speedup": speedup, **own}
+        served = name == findings.served
+        yield {"name": name, "served": served, "retention": retention, "speedup": speedup, "scores": scores, **own}
+
+
+def _present(findings: Findings) -> list[str]:
+    return [name for name in MODELS if name in findings.comparison]
+
+
+def _test_rows(findings: Findings) -> Iterator[dict[str, Any]]:
+    """The deciding score on further tests."""
+    metric = findings.decision["metric"]
+    for test, found in findings.comparison.get("other_tests", {}).items():
+        scores = [findings.score(name, metric, test) for name in _present(findings)]
+        yield {"name": test, "rows": found["rows"], "scores": scores}
 
 
 def _ratio(value: float | None, of: float | None) -> float | None:
@@ -168,9 +207,9 @@ def _class_rows(findings: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _slice_rows(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Accuracy on parts of the test rows. Those by label are left out: they are the recall of the classes."""
+    """The score on parts of the test rows. Those by label are left out: they are the recall of the classes."""
     judged = findings.served if any(findings.served in entry for entry in findings.slices) else "student"
-    overall = findings.number(judged, "accuracy")
+    overall = findings.number(judged, findings.decision["metric"])
     for entry in findings.slices:
         if entry["slice"] == "label":
             continue
@@ -182,22 +221,21 @@ def _slice_rows(findings: Findings) -> Iterator[dict[str, Any]]:
 
 def _pictures(findings: Findings, run: RunFacts) -> dict[str, Any]:
     """The drawn ones: of scores, latency, reliability, and the curves of each stage that has any."""
-    metric = findings.decision["metric"]
-    names = [name for name in MODELS if name in findings.comparison]
-    scores = {name: [findings.number(name, metric + end) for end in ("", "_low", "_high")] for name in names}
+    metric, names = findings.decision["metric"], _present(findings)
+    scores = {name: findings.score(name, metric) for name in names}
     times = {name: [findings.number(name, key) for key in ("latency_ms", "latency_p95_ms")] for name in names}
     compared = dict.fromkeys([findings.served, "teacher", "champion"])
     bins = {name: findings.calibration[name]["bins"] for name in compared if name in findings.calibration}
     curves = {stage: curve_pictures(stage, metrics) for stage, metrics in run.curves.items()}
     return {
-        "scores_picture": scores_picture(_complete(scores), METRICS[metric]),
+        "scores_picture": scores_picture(_complete(scores), TITLES[metric]),
         "latency_picture": latency_picture(_complete(times)),
         "reliability_picture": reliability_picture(bins) if bins else None,
         "curves": {stage: pictures for stage, pictures in curves.items() if pictures},
     }
 
 
-def _complete(numbers: dict[str, list[float | None]]) -> dict[str, Any]:
+def _complete(numbers: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
     """The models of which all numbers are known."""
     return {name: tuple(values) for name, values in numbers.items() if None not in values}
 

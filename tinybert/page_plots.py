@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tinybert.plot_text import lettering
+
 Curve = Sequence[tuple[int, float]]
 
 INK, MUTED, PAPER = "#10203a", "#5a6779", "#fefefe"
@@ -21,7 +23,6 @@ _VARIABLES = {INK: "ink", MUTED: "muted", PAPER: "paper"} | {color: f"series-{i}
 _STYLE: Any = {
     "svg.hashsalt": "page",  # the same numbers give the same bytes
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the reader's fonts
-    "text.parse_math": False,  # a name with dollar signs is a name
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -159,7 +160,7 @@ def _picture(key: str, description: str, draw: Callable[[Axes], None], height: f
         draw: Does it.
         height: In inches; all are equally wide.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), lettering():
         figure = Figure(figsize=(5.2, height), layout="constrained")
         figure.patch.set_visible(False)
         draw(figure.subplots())

@@ -1,15 +1,16 @@
 """What a run's page says in words: the verdict, the figures beneath it, the limits of both, how to use the model."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from tinybert.data_config import KindName
+from tinybert.metrics import TITLES
+from tinybert.page_kinds import ask_directory, ask_registered, ask_transformers, heading
 from tinybert.released import COMPARED_AS
 
 MISSING = "\N{EN DASH}"
-METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1"}
 WIDE = 0.02
 """Half an interval's width from which on the page says that the test rows are few."""
 
@@ -40,6 +41,14 @@ class RunFacts:
     """When, in words."""
 
 
+class Score(NamedTuple):
+    """A score and its interval; what was not measured is None."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True)
 class Findings:
     """The files of a report of the stage `evaluate` and of the decision about it."""
@@ -52,19 +61,33 @@ class Findings:
     slices: list[dict[str, Any]]
 
     @property
+    def kind(self) -> KindName:
+        """Of the task."""
+        name: KindName = self.comparison["kind"]
+        return name
+
+    @property
     def served(self) -> str:
         """The model the decision is about, as the comparison calls it."""
         return COMPARED_AS[self.decision["served"]]
 
     def number(self, model: str, key: str) -> float | None:
         """A number of a model; None where it was not measured."""
-        value = self.comparison.get(model, {}).get(key)
-        return None if value is None or math.isnan(value) else value
+        return _known(self.comparison.get(model, {}).get(key))
+
+    def score(self, model: str, metric: str, test: str | None = None) -> "Score":
+        """A model's score on the test rows, or on those of a further test."""
+        numbers = (self.comparison["other_tests"][test] if test else self.comparison).get(model, {})
+        return Score(*(_known(numbers.get(metric + end)) for end in ("", "_low", "_high")))
 
     @property
     def failed(self) -> list[str]:
         """Names of the rules that did not pass."""
         return [rule["name"] for rule in self.decision["rules"] if rule["passed"] is False]
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -128,12 +151,11 @@ def tiles(findings: Findings) -> list[Tile]:
     """The numbers a manager asks for, all of the variant that is served."""
     decision, served, number = findings.decision, findings.served, findings.number
     metric = decision["metric"]
-    heading = METRICS[metric][0].upper() + METRICS[metric][1:]
-    score, low, high = (percent(number(served, f"{metric}{end}")) for end in ("", "_low", "_high"))
+    score, low, high = map(percent, findings.score(served, metric))
     teacher = percent(number("teacher", metric))
     latency, slower = decimal(decision["latency_ms"]), decimal(number("teacher", "latency_ms"))
     return [
-        Tile(heading, score, "", f"{low} to {high}; teacher {teacher}"),
+        Tile(heading(metric), score, "", f"{low} to {high}; teacher {teacher}"),
         _difference(decision),
         Tile("Retention", percent(decision["retention"]), "", "of the teacher's score is kept"),
         Tile("Speed-up", times(decision["speedup"]), "", f"{latency} ms a prediction; teacher {slower} ms"),
@@ -174,10 +196,10 @@ def caveats(findings: Findings, run: RunFacts) -> Iterator[str]:
 def _rows_caveats(findings: Findings) -> Iterator[str]:
     comparison = findings.comparison
     rows, metric = comparison["rows"], findings.decision["metric"]
-    low, high = (findings.number(findings.served, f"{metric}_{end}") for end in ("low", "high"))
+    _, low, high = findings.score(findings.served, metric)
     if low is not None and high is not None and high - low > 2 * WIDE:
         yield (
-            f"{rows:,} test rows are few: the student's {METRICS[metric]} is known to about "
+            f"{rows:,} test rows are few: the student's {TITLES[metric]} is known to about "
             f"\N{PLUS-MINUS SIGN}{50 * (high - low):.1f} points only."
         )
     if comparison.get("seen_by_champion"):
@@ -187,23 +209,16 @@ def _rows_caveats(findings: Findings) -> Iterator[str]:
     yield "The figures hold for texts like the test rows; other sources, times or languages may do worse."
 
 
-def usage(run: RunFacts) -> list[tuple[str, str]]:
+def usage(run: RunFacts, kind: KindName) -> list[tuple[str, str]]:
     """Ways to ask the model, each with its lines of code."""
     ways = []
     name, version, number = (run.registered or "").rpartition(" version ")
     if version:
-        load = f"model = mlflow.pyfunc.load_model({_quoted(f'models:/{name}/{number}')})"
-        ask = 'model.predict([["A text", "Its pair"]])' if run.pair else 'model.predict(["A text to classify"])'
-        ways.append(("From the registry", f"import mlflow\n{load}\n{ask}"))
+        ways.append(("From the registry", ask_registered(kind, run.pair, f"models:/{name}/{number}")))
     if run.model:
         scheme, _, path = run.model.partition(":")
-        heading = "From the store" if scheme == "file" else f"From a copy of {run.model}"
-        load = f"classifier = Classifier.load({_quoted(path if scheme == 'file' else 'path/to/the/copy')})"
-        asked = '["A text"], pairs=["Its pair"]' if run.pair else '["A text to classify"]'
-        ways.append((heading, f"from tinybert.serving import Classifier\n{load}\nclassifier.answer({asked})"))
+        place = path if scheme == "file" else "path/to/the/copy"
+        where = "From the store" if scheme == "file" else f"From a copy of {run.model}"
+        ways.append((where, ask_directory(kind, run.pair, place)))
+        ways.append(("With transformers alone", ask_transformers(kind, run.pair, place)))
     return ways
-
-
-def _quoted(text: str) -> str:
-    """As Python writes a string, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)

@@ -1,46 +1,21 @@
 """The comparison as pictures."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "SimHei",
-    "Noto Sans",
-)
-"""Fonts asked, in this order, for the letters that matplotlib's own does not have; those that are not installed are
-passed over."""
+from tinybert.metrics import TITLES
+from tinybert.plot_text import legible, lettering
+
 _READABLE = 20
 """Labels up to which each cell of a confusion matrix has its numbers."""
 _TICKS = 50
 """Labels named at each side at most."""
-
-
-@contextmanager
-def lettering() -> Iterator[None]:
-    """Inside, every installed font of `FONTS` stands behind the usual one; a letter that none has is a box."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = [*mpl.rcParams["font.family"], *(name for name in FONTS if name in installed)]
-    with mpl.rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
 
 
 def draw_confusion(
@@ -52,7 +27,8 @@ def draw_confusion(
     readable = len(names) <= _READABLE
     side = 0.9 * len(names) if readable else 12
     places = range(0, len(names), -(-len(names) // _TICKS))
-    shown = [names[place] for place in places]
+    drawn = legible(names)
+    shown = [drawn[place] for place in places]
     with lettering():
         figure = Figure(figsize=(1.6 + side, 1.2 + side), layout="constrained")
         axes = figure.subplots()
@@ -66,18 +42,29 @@ def draw_confusion(
         figure.savefig(path, dpi=120)
 
 
-def draw_comparison(table: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Accuracy, with its interval, against latency: up and to the left is better; the area of a dot is the size."""
+def draw_scatter(labels: Sequence[float], answers: Sequence[float], title: str, path: Path) -> None:
+    """A dot a row: the number a model gives against the right one; on the diagonal both agree."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.axline((labels[0], labels[0]), slope=1, color="grey", linestyle="--", linewidth=1)
+    axes.scatter(labels, answers, s=9, alpha=0.4, linewidths=0)
+    axes.set(title=title, xlabel="right", ylabel="given")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def draw_comparison(table: Mapping[str, Mapping[str, float]], metric: str, path: Path) -> None:
+    """A score, with its interval, against latency: up and to the left is better; the area of a dot is the size."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     largest = max(numbers["megabytes"] for numbers in table.values())
     for name, numbers in table.items():
-        x, y = numbers["latency_ms"], 100 * numbers["accuracy"]
-        ends = [max(y - 100 * numbers["accuracy_low"], 0), max(100 * numbers["accuracy_high"] - y, 0)]
+        x, y = numbers["latency_ms"], 100 * numbers[metric]
+        ends = [max(y - 100 * numbers[f"{metric}_low"], 0), max(100 * numbers[f"{metric}_high"] - y, 0)]
         axes.errorbar(x, y, [[ends[0]], [ends[1]]], color="grey", linewidth=1, zorder=0)
         axes.scatter(x, y, s=900 * numbers["megabytes"] / largest, alpha=0.6)
         axes.annotate(f"{name}\n{y:.1f}%, {x:.1f} ms", (x, y), xytext=(14, 0), textcoords="offset points", va="center")
-    axes.set(xlabel="median latency at batch 1, ms", ylabel="test accuracy, %")
+    axes.set(xlabel="median latency at batch 1, ms", ylabel=f"{TITLES[metric]} on the test rows, %")
     axes.margins(y=0.3)
     axes.set_xlim(0, 1.4 * max(numbers["latency_ms"] for numbers in table.values()))
     axes.grid(alpha=0.3)
@@ -85,7 +72,7 @@ def draw_comparison(table: Mapping[str, Mapping[str, float]], path: Path) -> Non
 
 
 def draw_reliability(calibration: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Accuracy of the rows in each bin of calibrated confidence, a line a model; on the diagonal both agree."""
+    """Share of right ones among the answers in each bin of calibrated confidence; on the diagonal both agree."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)

@@ -1,7 +1,25 @@
-"""Where bf16 arithmetic is done by the hardware itself, so that it saves time instead of costing it."""
+"""Where models run, and where the hardware itself does bf16 arithmetic, so that it saves time instead of costing it."""
+
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(where: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
+    """bf16 autocast as the form's `precision` says; auto: where the hardware multiplies bf16 natively."""
+    return torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(where, precision))
+
+
+def use_bf16(where: torch.device, precision: str) -> bool:
+    """Whether `precision` (auto, bf16, fp32) means bf16 on this device."""
+    return native_bf16(where) if precision == "auto" else precision == "bf16"
 
 
 def native_bf16(device: torch.device) -> bool:

@@ -46,10 +46,11 @@ class EvaluateConfig(Form):
 
 
 class GateConfig(Form):
-    """What a student must show on the test rows to become champion. The first one of all meets floors and budgets."""
+    """What a student must show on the test rows, by the task's score (`data.metric`), to become champion.
 
-    metric: Literal["accuracy", "f1_macro"] = "accuracy"
-    """The score that decides."""
+    The first one of all meets floors and budgets.
+    """
+
     require: Literal["better", "not_worse"] = "better"
     """better: shown to be better than the champion; not_worse: shown to be less than `margin` worse."""
     alpha: float = Field(0.05, gt=0, lt=0.5)

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tinybert.data_config import KindName
 from tinybert.errors import ModelError
 
 FILE = "serving.json"
@@ -12,6 +13,13 @@ TORCH, ONNX, INT8 = "torch", "onnx", "int8"
 """Names of the variants."""
 COMPARED_AS = {INT8: "int8", ONNX: "onnx", TORCH: "student"}
 """What a comparison calls each variant; the one preferred stands first."""
+TRUNCATED, ERROR = "truncated", "error"
+"""Columns of an answer of any kind."""
+
+
+def probability_column(label: str) -> str:
+    """Where the probability of a label stands."""
+    return f"p_{label}"
 
 
 class Variant(BaseModel):
@@ -30,14 +38,30 @@ class Released(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: KindName = "classification"
+    """Of the task: what an answer is."""
     labels: list[str]
+    """Names of the outputs."""
     max_length: int
-    """Tokens per example at most."""
+    """Tokens per example, or window of a context, at most."""
     pair: bool
-    """The model reads pairs of sentences."""
+    """The model reads pairs: of sentences, or a question and its context."""
     default: str
     """Variant that answers where none is named."""
     variants: dict[str, Variant]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of an answer, in their order."""
+        chances = [probability_column(label) for label in self.labels]
+        columns: dict[KindName, list[str]] = {
+            "classification": ["label", "score", *chances],
+            "multi_label": ["labels", *chances],
+            "regression": ["value"],
+            "token_classification": ["entities"],
+            "question_answering": ["answer", "start", "end", "score"],
+        }
+        return [*columns[self.kind], TRUNCATED, ERROR]
 
     @classmethod
     def read(cls, directory: Path) -> Self:

@@ -34,7 +34,7 @@ class Reporter(TrainerCallback):
             self._on_loss(logs, state.global_step)
         scores = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
         if scores:
-            self._latest = {name: scores[name] for name in ("accuracy",) if name in scores}
+            self._latest = {name: scores[name] for name in (args.metric_for_best_model,) if name in scores}
             self._tell({f"validation_{k}": v for k, v in scores.items()}, state.global_step)
 
     def _on_loss(self, logs: dict[str, float], step: int) -> None:

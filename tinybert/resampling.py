@@ -2,7 +2,8 @@
 
 Rows with the same statistics are interchangeable. So a bootstrap draws how often each distinct row comes (multinomial),
 a permutation in how many of its rows the two models change places (binomial): the same distributions as drawing row by
-row, at a cost that does not grow with the rows. Shapes: N rows, K statistics of a row, U distinct rows, R resamples.
+row, at a cost that does not grow with the rows where statistics are counts; of a correlation every row is distinct.
+Shapes: N rows, K statistics of a row, U distinct rows, R resamples.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Tiny real material, built in code: a BERT of two small layers, labelled rows, a corpus, word vectors.
 
-`python -m tinybert.samples DIRECTORY` writes what the `smoke` preset reads.
+`python -m tinybert.samples DIRECTORY` writes what the presets with smoke in their names read.
 """
 
 import csv
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, set_seed
+
+from tinybert import kind_samples
 
 GOOD = ("wonderful", "charming", "moving", "brilliant", "funny", "gripping")
 BAD = ("dreadful", "boring", "clumsy", "tedious", "awful", "shallow")
@@ -61,10 +63,26 @@ def vocabulary() -> dict[str, int]:
     return {piece: number for number, piece in enumerate(pieces)}
 
 
-def write_teacher(directory: Path, layers: int = 4, hidden: int = 32, heads: int = 4, seed: int = 0) -> None:
-    """A BERT with its MLM head and random weights, and a WordPiece tokenizer that cuts some words into letters."""
+def write_teacher(
+    directory: Path,
+    layers: int = 4,
+    hidden: int = 32,
+    heads: int = 4,
+    seed: int = 0,
+    words: dict[str, int] | None = None,
+) -> None:
+    """A BERT with its MLM head and random weights, and a WordPiece tokenizer that cuts some words into letters.
+
+    Args:
+        directory: To write.
+        layers: Of the model.
+        hidden: Width.
+        heads: Of attention.
+        seed: Of the weights.
+        words: The vocabulary; that of the sentences where none is given.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = BertTokenizerFast(vocab=vocabulary(), model_max_length=64)
+    tokenizer = BertTokenizerFast(vocab=words or vocabulary(), model_max_length=64)
     set_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -86,6 +104,11 @@ def write(directory: Path) -> None:
     write_corpus(directory / "corpus.txt")
     write_vectors(directory / "vectors.txt")
     write_teacher(directory / "teacher")
+    kind_samples.write(directory / "kinds")
+    pieces = list(vocabulary())
+    known = [*pieces, *(word for word in kind_samples.words() if word not in pieces)]
+    words = {piece: number for number, piece in enumerate(known)}
+    write_teacher(directory / "kinds" / "teacher", layers=3, hidden=48, words=words)
 
 
 if __name__ == "__main__":

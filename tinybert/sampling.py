@@ -26,7 +26,7 @@ def choose(
     each row that is added, or removed, exchanges at most one other, but for the rounding of quotas.
 
     Args:
-        rows: Text and second text of each row; rows of one label must differ in them.
+        rows: Text and second text of each row; of rows of one label that have the same, the first come first.
         labels: Label of each row.
         count: How many are taken.
         purpose: Choices for different purposes are independent.

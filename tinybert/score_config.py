@@ -9,22 +9,14 @@ from tinybert.form import PIN, Form
 from tinybert.released import Released
 from tinybert.training_config import LaunchConfig
 
-LABEL, SCORE, TRUNCATED, ERROR = "label", "score", "truncated", "error"
-"""Columns of an answer, beside those carried along and one for each label's probability."""
-
-
-def probability_column(label: str) -> str:
-    """Where the probability of a label stands."""
-    return f"p_{label}"
-
 
 class AnswerConfig(Form):
     """What decides the answers, beside the model and the rows."""
 
     text: str = "text"
-    """Column of the (first) sentence."""
+    """Column of the (first) sentence, or of the question."""
     text_pair: str | None = None
-    """Column of the second sentence, for a model that reads pairs."""
+    """Column of the second sentence, for a model that reads pairs, or of the context a question is about."""
     keep: list[str] = []
     """Columns to carry along beside the answers, e.g. an id. Empty: those of the text."""
     variant: Literal["torch", "onnx", "int8"] | None = None
@@ -70,10 +62,10 @@ class AnswerConfig(Form):
                 f"variant {self.variant!r}: the model has {', '.join(model.variants)}; choose one of them"
             )
         if model.pair != (self.text_pair is not None):
-            reads, change = ("pairs", "name the second column") if model.pair else ("single texts", "leave it empty")
+            pairs = "questions and contexts" if model.kind == "question_answering" else "pairs"
+            reads, change = (pairs, "name the second column") if model.pair else ("single texts", "leave it empty")
             raise ConfigError(f"text_pair is {self.text_pair!r}, but the model reads {reads}; {change}")
-        answers = [LABEL, SCORE, TRUNCATED, ERROR, *map(probability_column, model.labels)]
-        taken = [name for name in self.kept if name in answers]
+        taken = [name for name in self.kept if name in model.columns]
         if taken:
             raise ConfigError(f"keep: column {taken[0]!r} has the name of an answer; rename it in the source")
 

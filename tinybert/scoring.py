@@ -1,73 +1,72 @@
-"""Forward passes without gradients: a classifier's logits for rows of text, in the rows' order.
+"""Forward passes without gradients: what a model says of rows of text, in the rows' order.
 
-Shapes: B batch, L length, C classes, N rows.
+Shapes: L length, C outputs, N rows, T tokens.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-from tinybert.precision import native_bf16
-
-
-def device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast(where: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
-    """bf16 autocast as the form's `precision` says; auto: where the hardware multiplies bf16 natively."""
-    return torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(where, precision))
+from tinybert.kinds.task_kind import Columns, Features, TaskKind
+from tinybert.metrics import check_finite
+from tinybert.precision import autocast
+from tinybert.rows import TokenTable
 
 
-def use_bf16(where: torch.device, precision: str) -> bool:
-    """Whether `precision` (auto, bf16, fp32) means bf16 on this device."""
-    return native_bf16(where) if precision == "auto" else precision == "bf16"
+@dataclass(frozen=True)
+class Said:
+    """What a model says of rows."""
 
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str | None], max_length: int
-) -> dict[str, Tensor]:
-    """Token ids and masks (B, L), padded to the longest of the batch, cut at `max_length` tokens."""
-    second = list(pairs) if any(pair is not None for pair in pairs) else None
-    encoded = tokenizer(list(texts), second, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
-    return dict(encoded)
+    logits: NDArray[np.float32]
+    """(N, C), or (T, C) where each token has its own."""
+    features: Features
+    """Whose they are."""
+    answers: list[Any]
+    """N."""
+    confidence: NDArray[np.float64]
+    """Probability of each answer (N)."""
 
 
 def predict(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Any,
+    rows: Dataset | Columns,
     max_length: int,
+    kind: TaskKind,
     batch_size: int = 64,
     precision: str = "auto",
-) -> Tensor:
-    """Logits (N, C) in fp32 on the CPU, row n's at place n.
+    name: str = "the model",
+) -> Said:
+    """Answers to rows, in their order.
 
-    Rows go through sorted by length, so that little is padded; the model, which may be one that is only called like a
-    transformers model (`tinybert.onnx_model.OnnxClassifier`), is in eval mode and is put back after.
+    Features go through sorted by length, so that little is padded; the model, which may be one that is only called like
+    a transformers model (`tinybert.onnx_model.OnnxModel`), is in eval mode and is put back after.
+
+    Raises:
+        ModelError: A logit is no finite number; the message has the model's name.
     """
-    where = model.device
-    texts, pairs = list(rows["text"]), list(rows["text_pair"])
-    was_training = model.training
+    columns = {name: rows[name][:] for name in ("text", "text_pair")}
+    table = TokenTable(columns, tokenizer, max_length, kind)
+    starts, lengths = table.features.starts, table.lengths
+    logits = np.zeros((int(starts[-1]) if kind.per_token else len(table), model.config.num_labels), np.float32)
+    order, was_training = np.argsort(lengths, kind="stable"), model.training
     model.eval()
-    logits_NC: Tensor | None = None
-    with torch.no_grad(), autocast(where, precision):
-        for chosen in _by_length(texts, pairs, batch_size):
-            inputs = encode(tokenizer, [texts[i] for i in chosen], [pairs[i] for i in chosen], max_length)
-            batch_BC = model(**{k: v.to(where) for k, v in inputs.items()}).logits.float().cpu()
-            if logits_NC is None:
-                logits_NC = batch_BC.new_empty(len(texts), batch_BC.shape[1])
-            logits_NC[chosen] = batch_BC
+    with torch.no_grad(), autocast(model.device, precision):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            inputs = {key: tensor.to(model.device) for key, tensor in table.inputs(chosen).items()}
+            found = kind.logits(model(**inputs)).float().cpu().numpy()
+            if kind.per_token:
+                tokens = np.concatenate([np.arange(starts[feature], starts[feature + 1]) for feature in chosen])
+                found = found[np.arange(found.shape[1]) < lengths[chosen, None]]
+            logits[tokens if kind.per_token else chosen] = found
     model.train(was_training)
-    return torch.empty(0, model.config.num_labels) if logits_NC is None else logits_NC
-
-
-def _by_length(texts: list[str], pairs: list[str | None], batch_size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]) + len(pairs[i] or ""))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    check_finite(logits, name)
+    if not len(table):
+        return Said(logits, table.features, [], np.zeros(0))
+    return Said(logits, table.features, *kind.answers(logits, table.features, columns))

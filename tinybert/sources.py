@@ -24,7 +24,10 @@ Kind = Literal["model", "dataset"]
 
 HUB_FILES: dict[Kind, list[str]] = {
     "model": ["*.safetensors", "*.json", "*.txt", "*.model", "README.md"],
-    "dataset": ["*.parquet", "*.csv", "*.tsv", "*.json", "*.jsonl", "*.txt", "*.gz", "*.arrow", "README.md"],
+    "dataset": [
+        *("*.parquet", "*.csv", "*.tsv", "*.json", "*.jsonl", "*.txt", "*.gz", "*.arrow"),
+        *("*.conll", "*.bio", "*.bio2", "*.iob", "*.iob2", "README.md"),
+    ],
 }
 """What is downloaded from a hub repository: never pickles or code."""
 

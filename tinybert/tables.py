@@ -1,155 +1,219 @@
-"""Rows from files as users and hub repositories have them: csv, tsv, parquet, jsonl, txt, gzipped or not."""
+"""Rows from files as users, hubs and makers of benchmarks have them: which file is which split, and what is in it."""
 
-import csv
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Features, IterableDataset, Value, load_dataset
-from datasets.exceptions import DatasetsError
-
+from tinybert import conll, squad, tabular
+from tinybert.data_config import DataConfig
 from tinybert.errors import DataError
+from tinybert.tabular import READERS, Table, suffix
 
-READERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".txt": "text",
-    ".arrow": "arrow",
+_SPLIT_NAMES = {
+    "train": r"train(ing)?",
+    "validation": r"(validation|valid|val|dev|testa)",
+    "test": r"(test(ing)?|testb)",
 }
-READ_ERRORS = (ValueError, OSError, EOFError, zlib.error, DatasetsError)
-"""What the readers raise for a damaged file; Arrow's and pandas' own errors are ValueErrors."""
-
-BATCH = 2048
-"""Rows of a Parquet file read at a time; without a number, its reader refuses an empty one."""
-_SPLIT_NAMES = {"train": r"train(ing)?", "validation": r"(validation|valid|val|dev)", "test": r"test(ing)?"}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}.*|[\W\d_]+")
+"""What the names of two parts of one split may differ in."""
 
 
-def split_files(path: Path, split: str) -> list[Path]:
-    """The files of one split: those named after it, or in a directory that is. Where none is named after training,
-    what is named after no split is training: a single file too.
+@dataclass(frozen=True)
+class Layout:
+    """What files do not say of themselves. As it is made by default it suits tables with their columns' names."""
+
+    kind: str = "classification"
+    """Words and their tags, and questions and their answers, come in formats of their own."""
+    text: str = "text"
+    """Column by which a header is told from a row; alternatives with |."""
+    header: tuple[str, ...] = ()
+    """Names of the columns of csv and tsv files that do not name this one."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of names of files, or of paths inside the source, by split; several with |."""
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Layout":
+        """As a form has it."""
+        return cls(config.kind, config.text_column, tuple(config.header), config.splits)
+
+
+PLAIN = Layout()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def split_files(path: Path, split: str, layout: Layout = PLAIN) -> list[Path]:
+    """The files of one split: those its pattern matches; without one, those named after it, or in a directory that is.
+
+    Where none is named after training, what is named after no split is training: a single file too. Files that a
+    pattern matches belong to that split alone.
 
     Raises:
-        DataError: The directory holds no table at all.
+        DataError: The directory holds no table at all; a pattern matches none, or two patterns match the same.
     """
-    if path.is_file():
+    if path.is_file() and not layout.splits:
         return [path] if split == "train" else []
-    files = table_files(path)
-    named = {name: [f for f in files if _is_named(f, pattern, path)] for name, pattern in _SPLIT_NAMES.items()}
+    files = [path] if path.is_file() else table_files(path, layout)
+    within = path.parent if path.is_file() else path
+    matched = _matched(files, within, layout.splits)
+    if split in matched:
+        return matched[split]
+    free = [file for file in files if file not in set(chain(*matched.values()))]
+    named = {name: _named(free, name, within) for name in _SPLIT_NAMES}
     if not named["train"]:
-        others = set(chain(*named.values()))
-        named["train"] = [file for file in files if file not in others]
-    return named[split]
+        named["train"] = [file for file in free if file not in set(chain(*named.values()))]
+    return named.get(split, [])
 
 
-def table_files(directory: Path) -> list[Path]:
+def table_files(directory: Path, layout: Layout = PLAIN) -> list[Path]:
     """All tables below a directory, in the order of their names.
 
     Raises:
         DataError: It holds none.
     """
-    inside = [file for file in sorted(directory.rglob("*")) if file.is_file() and _suffix(file) in READERS]
+    inside = [file for file in sorted(directory.rglob("*")) if file.is_file() and _is_table(file, layout)]
     visible = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(directory).parts)]
     files = [file for file in visible if file.name != "dataset_infos.json"]
     if not files:
-        raise DataError(f"{directory}: no table found; expected files of {', '.join(READERS)}")
+        raise DataError(f"{directory}: no table found; expected files of {_known(layout)}")
     return files
 
 
-def _is_named(file: Path, pattern: str, within: Path) -> bool:
-    in_name = re.match(rf"{pattern}(?![a-z])", file.name.lower())
-    return in_name is not None or (
-        file.parent != within and re.fullmatch(pattern, file.parent.name.lower()) is not None
-    )
+def check_unmixed(files: Sequence[Path], split: str) -> None:
+    """Refuse rows to judge models on that come from files whose names say that they are different tests.
+
+    Files named after the split may differ in numbers only, as the parts of one table do.
+
+    Raises:
+        DataError: Their names differ in more, as those of dev_matched.tsv and dev_mismatched.tsv.
+    """
+    own = [file for file in files if _in_name(file, split) or _in_parts(file, split)]
+    kinds: dict[str, Path] = {}
+    for file in own:
+        kinds.setdefault(_SHARD.sub(" ", _stem(file)).strip(), file)
+    if len(kinds) > 1:
+        first, second, *_ = kinds.values()
+        example = f'{{"{split}": "{_stem(first)}*", "{_stem(second)}": "{_stem(second)}*"}}'
+        raise DataError(
+            f"{split} would mix {', '.join(file.name for file in kinds.values())}; say which files are meant in "
+            f"data.splits, e.g. {example}"
+        )
 
 
-def column_names(file: Path) -> list[str]:
+def _known(layout: Layout) -> str:
+    more = [ending for ending in conll.SUFFIXES if ending not in READERS] if _is_tagged(layout) else []
+    return ", ".join([*READERS, *more])
+
+
+def _is_tagged(layout: Layout) -> bool:
+    return layout.kind == "token_classification"
+
+
+def _is_table(file: Path, layout: Layout) -> bool:
+    return suffix(file) in READERS or (_is_tagged(layout) and conll.is_conll(file))
+
+
+def _matched(files: Sequence[Path], within: Path, splits: Mapping[str, str]) -> dict[str, list[Path]]:
+    matched = {split: [f for f in files if _matches(f, within, pattern)] for split, pattern in splits.items()}
+    for split, found in matched.items():
+        if not found:
+            there = ", ".join(file.relative_to(within).as_posix() for file in files)
+            raise DataError(f"data.splits: {splits[split]!r} of {split} matches none of {there}")
+        for other, others in matched.items():
+            if other != split and (both := set(found) & set(others)):
+                raise DataError(
+                    f"data.splits: {min(both).name} matches {splits[split]!r} of {split} and {splits[other]!r} of "
+                    f"{other}; narrow one of them down"
+                )
+    return matched
+
+
+def _matches(file: Path, within: Path, patterns: str) -> bool:
+    names = file.name, file.relative_to(within).as_posix()
+    return any(fnmatchcase(name, pattern.strip()) for pattern in patterns.split("|") for name in names)
+
+
+def _named(files: Sequence[Path], split: str, within: Path) -> list[Path]:
+    """Files whose names begin with a split's; where no file's does so for any split, those that have it as a part."""
+    begun = any(_in_name(file, name) for file in files for name in _SPLIT_NAMES)
+    is_named = _in_name if begun else _in_parts
+    pattern = _SPLIT_NAMES[split]
+    inside = [file.parent != within and re.fullmatch(pattern, file.parent.name.lower()) is not None for file in files]
+    return [file for file, is_inside in zip(files, inside, strict=True) if is_inside or is_named(file, split)]
+
+
+def _in_name(file: Path, split: str) -> bool:
+    return re.match(rf"{_SPLIT_NAMES[split]}(?![a-z])", file.name.lower()) is not None
+
+
+def _in_parts(file: Path, split: str) -> bool:
+    return any(re.fullmatch(_SPLIT_NAMES[split], part) for part in re.split(r"[\W_]+", file.name.lower()))
+
+
+def _stem(file: Path) -> str:
+    name = file.name.removesuffix(".gz")
+    return name.removesuffix(Path(name).suffix) if suffix(file) in {*READERS, *conll.SUFFIXES} else name
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def column_names(file: Path, layout: Layout = PLAIN) -> list[str]:
     """The columns that a file has.
 
     Raises:
         DataError: It cannot be read.
     """
-    rows = _open(file)
-    return [] if rows is None else rows.column_names or []
+    table = _open(file, layout)
+    return list(table.columns) if table else []
 
 
-def _suffix(file: Path) -> str:
-    return Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower()
+def one_of(column: str, names: Sequence[str]) -> str | None:
+    """The first of a column's alternatives (a|b) that is among the names."""
+    return next((name for name in (column, *column.split("|")) if name in names), None)
 
 
-def stream(files: list[Path], columns: list[str], where: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+def stream(
+    files: Sequence[Path], columns: Sequence[str], where: Mapping[str, str] | None = None, layout: Layout = PLAIN
+) -> Iterator[dict[str, Any]]:
     """Rows of the files one after another, only the named columns, only where other columns hold given values.
 
-    Memory does not grow with the rows. A `txt` file has one column, "text", a row a line.
+    Memory does not grow with the rows, but for questions and contexts. A `txt` file has one column, "text", a row a
+    line. Of alternatives (a|b) each file gives the first that it has, under the name of all.
 
     Raises:
         DataError: A file cannot be read, or lacks a column; the message lists those it has.
     """
     where = where or {}
     for file in files:
-        rows = _open(file)
-        if rows is None:
+        table = _open(file, layout)
+        if table is None:
             continue
-        wanted = [*columns, *where]
-        present = rows.column_names
-        missing = [column for column in wanted if present is not None and column not in present]
-        if missing:
-            raise DataError(f"{file.name}: no column {missing[0]!r}; it has {', '.join(sorted(present))}")
-        names = _class_names(rows, columns)
-        for row in _reading(rows, file):
-            if all(str(row.get(column)) == value for column, value in where.items()):
-                yield {column: _named(row[column], names.get(column)) for column in columns}
+        names = {column: _found(column, table, file) for column in (*columns, *where)}
+        for row in table.rows:
+            if all(str(row.get(names[column])) == value for column, value in where.items()):
+                yield {column: row[names[column]] for column in columns}
 
 
-def _open(file: Path) -> IterableDataset | None:
-    """The rows of a file; None where datasets finds no first one to learn the columns from."""
-    suffix = _suffix(file)
-    if suffix not in READERS:
-        raise DataError(f"{file.name}: unknown kind of table {suffix!r}; expected one of {', '.join(READERS)}")
-    options: dict[str, Any] = {"batch_size": BATCH} if suffix == ".parquet" else {}
-    if READERS[suffix] == "csv":
-        options = {"keep_default_na": False, "sep": ","}
-    if suffix == ".tsv":
-        options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
-    try:
-        rows = load_dataset(READERS[suffix], data_files=str(file), split="train", streaming=True, **options)
-        rows = rows if rows.column_names else rows._resolve_features()
-        if READERS[suffix] == "csv":  # cells as they are written: types guessed from the first rows fail later
-            columns = Features({name: Value("string") for name in rows.column_names})
-            rows = load_dataset("csv", data_files=str(file), split="train", streaming=True, features=columns, **options)
-        return rows
-    except READ_ERRORS as error:
-        raise _unreadable(file, error) from error
-    except StopIteration:
-        return None
+def _found(column: str, table: Table, file: Path) -> str:
+    found = one_of(column, table.columns)
+    if found is None:
+        wanted = " or ".join(map(repr, column.split("|")))
+        raise DataError(f"{file.name}: no column {wanted}; it has {', '.join(sorted(table.columns))}")
+    return found
 
 
-def _reading(rows: IterableDataset, file: Path) -> Iterator[dict[str, Any]]:
-    iterator = iter(rows)
-    while True:
-        try:
-            row = next(iterator)
-        except StopIteration:
-            return
-        except READ_ERRORS as error:
-            raise _unreadable(file, error) from error
-        yield row
-
-
-def _unreadable(file: Path, error: Exception) -> DataError:
-    reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-    return DataError(f"{file.name}: cannot be read as {_suffix(file)[1:]}: {reason[0]}")
-
-
-def _class_names(rows: IterableDataset, columns: list[str]) -> dict[str, list[str]]:
-    features = rows.features or {}
-    return {c: features[c].names for c in columns if isinstance(features.get(c), ClassLabel)}
-
-
-def _named(value: Any, names: list[str] | None) -> Any:
-    return names[value] if names is not None and isinstance(value, int) and value >= 0 else value
+def _open(file: Path, layout: Layout) -> Table | None:
+    """A file's rows; None where it is empty."""
+    if _is_tagged(layout) and conll.is_conll(file):
+        return conll.read(file)
+    if suffix(file) not in READERS:
+        raise DataError(f"{file.name}: unknown kind of table {suffix(file)!r}; expected one of {_known(layout)}")
+    if layout.kind == "question_answering" and suffix(file) == ".json" and (table := squad.read(file)):
+        return table
+    return tabular.read(file, layout.header, layout.text.split("|"))

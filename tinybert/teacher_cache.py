@@ -1,21 +1,25 @@
 """The teacher's answers for the rows of a data set, computed once and memory-mapped from then on.
 
-A directory with `logits.npy` (N, C) in fp32, `keys.npy` (N, 2), which tells a row by its text, `manifest.json`, and,
-where wanted, `states.bin`: for each row its hidden states (K + 1, L, D) and its attention scores (K, H, L, L) or
-relations (K, 3, L, D) in bf16, one after the other without padding; `lengths.npy` (N) has the L of each.
+A directory with `logits.npy` in fp32, (F, C), or (T, C) where each token has its own; `keys.npy` (F, 2), which tells a
+feature by its row's text; `lengths.npy` (F), the tokens of each; `manifest.json`; where copies are to be judged,
+`opinions.arrow`, row by row: the columns answer (`TaskKind.answer_type`) and confidence; and, where wanted,
+`states.bin`, of each feature: its hidden states (K + 1, L, D) and its attention scores (K, H, L, L) or relations
+(K, 3, L, D) in bf16, one after the other without padding.
 
-Shapes: N rows, C classes, K mapped layers, L tokens of a row, D width, H heads.
+Shapes: F features (a row has one, or several where it is read in windows), T tokens of all, C outputs, K mapped layers,
+L tokens of a feature, D width, H heads.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -24,8 +28,10 @@ from torch import Tensor
 from tinybert.attention_kind import Kind
 from tinybert.batches import Batch, Indices
 from tinybert.errors import DataError
+from tinybert.kinds.task_kind import Answers, Features, TaskKind
 
 STATES = "states.bin"
+OPINIONS = "opinions.arrow"
 CHUNK = 1000
 """Rows whose keys are made at a time."""
 
@@ -74,7 +80,7 @@ class TeacherCache:
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
-        """Logits of every row, memory-mapped."""
+        """Logits of every feature, or every token, memory-mapped."""
         logits: NDArray[np.float32] = np.load(self.directory / "logits.npy", mmap_mode="r")
         return logits
 
@@ -85,14 +91,29 @@ class TeacherCache:
         return keys
 
     @cached_property
+    def _manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.directory / "manifest.json").read_text())
+        return manifest
+
+    @cached_property
     def states(self) -> StateShape | None:
         """Shape of the states, None where there are none."""
-        described = json.loads((self.directory / "manifest.json").read_text())["states"]
+        described = self._manifest["states"]
         return StateShape(**{**described, "mapped": tuple(described["mapped"])}) if described else None
+
+    @property
+    def per_token(self) -> bool:
+        """Each token has its own logits. Older directories do not say so: there no token has."""
+        return bool(self._manifest.get("per_token"))
+
+    def opinions(self) -> Iterator[tuple[Any, float]]:
+        """The teacher's answer to each row, and how sure it is; a chunk of them is in memory."""
+        for batch in Dataset.from_file(str(self.directory / OPINIONS)).iter(CHUNK):
+            yield from zip(batch["answer"], batch["confidence"], strict=True)
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each row."""
+        """Tokens of each feature."""
         lengths: NDArray[np.int32] = np.load(self.directory / "lengths.npy")
         return lengths
 
@@ -142,12 +163,12 @@ class TeacherCache:
         """What is wanted of these rows, padded to `length` tokens.
 
         Returns:
-            "logits" gives teacher_logits (B, C) in fp32; "states" gives teacher_hidden (B, K + 1, L, D) and
-            teacher_scores (B, K, H, L, L) or teacher_relations (B, K, 3, L, D) in bf16, zero at padding.
+            "logits" gives teacher_logits (B, C), or (B, L, C), in fp32; "states" gives teacher_hidden (B, K + 1, L, D)
+            and teacher_scores (B, K, H, L, L) or teacher_relations (B, K, 3, L, D) in bf16, zero at padding.
         """
         batch = {}
         if "logits" in wanted:
-            batch["teacher_logits"] = torch.from_numpy(self.logits[rows])
+            batch["teacher_logits"] = self._logits(rows, length)
         if "states" in wanted and self.states is not None:
             padded = {
                 name: torch.zeros(len(rows), *shape, dtype=torch.bfloat16)
@@ -159,6 +180,24 @@ class TeacherCache:
                     padded[name][inside] = part
             batch |= padded
         return batch
+
+    def _logits(self, rows: Indices, length: int) -> Tensor:
+        if not self.per_token:
+            return torch.from_numpy(self.logits[rows])
+        logits_BLC = np.zeros((len(rows), length, self.logits.shape[1]), np.float32)
+        for place, row in enumerate(rows):
+            found_LC = self.row_logits(int(row))
+            logits_BLC[place, : len(found_LC)] = found_LC
+        return torch.from_numpy(logits_BLC)
+
+    def row_logits(self, row: int) -> NDArray[np.float32]:
+        """Logits (L, C) of a feature's tokens, where each has its own."""
+        start = self._token_starts[row]
+        return self.logits[start : start + self.lengths[row]]
+
+    @cached_property
+    def _token_starts(self) -> NDArray[np.int64]:
+        return Features(self.lengths, np.zeros(0, np.int64)).starts
 
     def _parts(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """The states of one row without padding."""
@@ -178,6 +217,29 @@ def row_keys(rows: Dataset, max_length: int) -> NDArray[np.uint64]:
         digests = (hashlib.blake2b(json.dumps(row).encode(), digest_size=16).digest() for row in read)
         found.append(np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2))
     return np.concatenate(found)
+
+
+def write_opinions(kind: TaskKind, said: Iterable[Answers], directory: Path) -> None:
+    """Keep the teacher's answers to the rows, and how sure it is of each, beside its logits.
+
+    Args:
+        kind: Of the task.
+        said: The answers, one part of the rows after the other.
+        directory: Of the teacher's answers.
+    """
+    schema = pa.schema([("answer", kind.answer_type), ("confidence", pa.float32())])
+    with pa.ipc.new_stream(str(directory / OPINIONS), schema) as writer:
+        for part in said:
+            columns = [pa.array(part.values, kind.answer_type), pa.array(part.confidence, pa.float32())]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def feature_keys(rows: Dataset, features: Features, max_length: int) -> NDArray[np.uint64]:
+    """A digest (F, 2) of what the teacher reads of each feature: the row's, plus which of its windows it is."""
+    keys = row_keys(rows, max_length)[features.rows]
+    window_F = np.arange(len(features.rows)) - np.searchsorted(features.rows, features.rows)
+    keys[:, 0] += window_F.astype(np.uint64)  # by the first half, `find_rows` tells keys apart
+    return keys
 
 
 def find_rows(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> Indices:

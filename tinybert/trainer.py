@@ -29,21 +29,23 @@ from tinybert.errors import QualityError
 from tinybert.gradients import SliceSize, batch_rows, clip_gradients, slices
 from tinybert.interruption import Interruption
 from tinybert.learner import Learner, Validation
+from tinybert.precision import device, use_bf16
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
 from tinybert.reporting import not_finite
 from tinybert.resume import STATE, continue_from, is_finished, last_checkpoint
-from tinybert.scoring import device, use_bf16
 from tinybert.states import train_with_own_attention
-from tinybert.training_config import OptimConfig, SelectionConfig
+from tinybert.training_config import OptimConfig
 
 LOG_EVERY = 10
 """Steps between two points of a loss curve."""
 
 
-def _arguments(optim: OptimConfig, batches: Plan, resume: Path, selection: SelectionConfig | None) -> TrainingArguments:
+def _arguments(optim: OptimConfig, batches: Plan, resume: Path, validation: Validation | None) -> TrainingArguments:
     per_epoch = batches.steps_per_epoch
-    every = math.ceil(per_epoch / selection.evaluations_per_epoch) if selection else optim.checkpoint_every
+    every = optim.checkpoint_every
+    if validation:
+        every = math.ceil(per_epoch / validation.selection.evaluations_per_epoch)
     where = device()
     arguments = TrainingArguments(
         output_dir=str(resume),
@@ -61,12 +63,12 @@ def _arguments(optim: OptimConfig, batches: Plan, resume: Path, selection: Selec
         logging_steps=LOG_EVERY,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if selection else "no",
+        eval_strategy="steps" if validation else "no",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        metric_for_best_model=selection.metric if selection else None,
+        metric_for_best_model=validation.metric if validation else None,
         greater_is_better=True,
         use_cpu=where.type == "cpu",
         ddp_broadcast_buffers=False,
@@ -98,7 +100,7 @@ class StageTrainer(Trainer):
         # The Trainer insists on an evaluation set where it evaluates; `evaluate` below does not read it.
         super().__init__(
             learner,
-            _arguments(optim, self.batches, resume, selection),
+            _arguments(optim, self.batches, resume, validation),
             train_dataset=shares,
             eval_dataset=shares if validation else None,
         )
@@ -195,7 +197,7 @@ class StageTrainer(Trainer):
         sums: dict[str, Tensor] = {}
         with self.accelerator.no_sync(model):
             for part in slices(batch, rows):
-                share = self._learner.items(part) / self._told[0]
+                share = self._learner.items(part) / self._told[0].clamp(min=1)  # 0 where no word of a batch is scored
                 terms = model(**{name: t.to(self.args.device, non_blocking=True) for name, t in part.items()})
                 self.accelerator.backward(terms["loss"] * share)
                 for name, term in terms.items():

@@ -94,7 +94,7 @@ def _keep_chosen(
             for entry in state.log_history
             if entry["step"] == chosen and any(k.startswith("eval_") for k in entry)
         )
-        record = {"why": f"highest {validation.selection.metric} on validation", **scores}
+        record = {"why": f"highest {validation.metric} on validation", **scores}
     if chosen != last and process() == 0:
         (out / LAST).parent.mkdir(exist_ok=True)
         shrunk.restore()

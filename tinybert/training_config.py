@@ -51,10 +51,8 @@ class OptimConfig(Form):
 
 
 class SelectionConfig(Form):
-    """How the best checkpoint of a stage is chosen, always on the validation split."""
+    """How the best checkpoint of a stage is chosen: by the task's score (`data.metric`) on the validation split."""
 
-    metric: Literal["accuracy", "f1_macro"] = "accuracy"
-    """Higher is better."""
     evaluations_per_epoch: int = Field(1, ge=1, le=100)
     """More evaluations find the best point more exactly and cost time."""
     patience: int | None = Field(None, ge=1)

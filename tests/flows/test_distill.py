@@ -257,7 +257,7 @@ def test_bad_input_fails_before_anything_is_trained(home, smoke_material, change
 
 def test_the_command_line_says_what_is_wrong_in_one_line():
     for arguments, message in (
-        (["--preset", "nope"], "error: --preset nope: unknown; prefect.yaml has quickstart, smoke, sst2-tinybert4"),
+        (["--preset", "nope"], "error: --preset nope: unknown; prefect.yaml has ner, quickstart, smoke, squad, sst2-"),
         (
             ["--preset", "smoke", "--set", "student.layerz=3"],
             "error: student.layerz: unknown field; did you mean 'lay",

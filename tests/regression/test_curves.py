@@ -20,11 +20,12 @@ from tinybert import corpus as packed
 from tinybert import samples
 from tinybert.config import GeneralConfig, LayersConfig, LogitsConfig, MapConfig, StudentConfig, TargetsConfig
 from tinybert.data import RowWriter, write_manifest
+from tinybert.kinds import KINDS
 from tinybert.libraries import quiet
-from tinybert.models import label_options
 from tinybert.stages import general, layers, logits, targets
 from tinybert.training_config import OptimConfig
 
+CLASSES = KINDS["classification"]
 STORED = Path(__file__).with_name("curves.json")
 OPTIM = OptimConfig(steps=90, epochs=20, batch_size=8, learning_rate=2e-3, precision="fp32", dropout=0.0, seed=7)
 STUDENT = StudentConfig(layers=2, hidden=16, ffn=32, heads=4)
@@ -34,7 +35,7 @@ LAYER_MAP = MapConfig()
 def _teacher(material: Path, directory: Path) -> Path:
     """The tiny BERT with a head, as fine-tuning leaves it but for its untrained weights."""
     torch.manual_seed(3)
-    model = BertForSequenceClassification.from_pretrained(material / "teacher", **label_options(["bad", "good"]))
+    model = BertForSequenceClassification.from_pretrained(material / "teacher", **CLASSES.options(["bad", "good"]))
     torch.nn.init.normal_(model.classifier.weight)  # answers that differ from row to row
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(material / "teacher").save_pretrained(directory)
@@ -44,7 +45,7 @@ def _teacher(material: Path, directory: Path) -> Path:
 def _data(directory: Path) -> Path:
     rows = samples.sentences()
     for split, chosen in (("train", rows[::2]), ("validation", rows[1::16]), ("test", rows[9::16])):
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", CLASSES) as writer:
             for number, (text, label) in enumerate(chosen):
                 writer.add(text, None, int(label == "good"), number)
     write_manifest(directory, ["bad", "good"], max_length=32)
@@ -54,8 +55,9 @@ def _data(directory: Path) -> Path:
 def _corpus(material: Path, directory: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(material / "teacher")
     texts = (material / "corpus.txt").read_text().splitlines()
-    count = packed.write(packed.pack(texts, tokenizer, 24), 24, directory / "corpus.arrow")
-    (directory / "manifest.json").write_text(json.dumps({"sequences": count, "length": 24}))
+    sequences = ((sequence, True) for sequence in packed.pack(texts, tokenizer, 24))
+    count = packed.write(sequences, 24, directory / "corpus.arrow")
+    (directory / "manifest.json").write_text(json.dumps({"sequences": count, "length": 24, "pairs": False}))
     return directory
 
 

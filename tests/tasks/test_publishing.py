@@ -42,7 +42,11 @@ DECISION = {
     "difference": None,
     "p_value": None,
 }
-COMPARISON = {"teacher": {"accuracy": 0.9}, "student": {"accuracy": 0.88}, "int8": {"accuracy": 0.875, "f1_macro": 0.8}}
+COMPARISON = {
+    **{"kind": "classification", "metric": "accuracy", "metrics": ["accuracy", "f1_macro"]},
+    **{"teacher": {"accuracy": 0.9}, "student": {"accuracy": 0.88}},
+    "int8": {"accuracy": 0.875, "accuracy_low": 0.86, "f1_macro": 0.8, "ece_calibrated": 0.02},
+}
 
 
 class Killed(BaseException):
@@ -104,6 +108,7 @@ def test_the_first_student_becomes_champion_and_tells_its_story(publish, name, t
         "latency_ms": 1.9,
         "accuracy": 0.875,
         "f1_macro": 0.8,
+        "ece_calibrated": 0.02,
     }
     found = registry().client.get_model_version(name, "1")
     data = stored(tmp_path, "dataset", DatasetRef, rows="a")
@@ -113,6 +118,7 @@ def test_the_first_student_becomes_champion_and_tells_its_story(publish, name, t
     assert (found.tags["data.uri"], found.tags["data.digest"]) == (data.uri, data.digest)
     assert {"report.uri", "report.digest", "digest", "git.commit", "promoted.at"} <= found.tags.keys()
     wanted = {"verdict": "promote", "served": "int8", "accuracy": "0.875", "retention": "0.98", "speedup": "10.5"}
+    wanted |= {"kind": "classification", "metric": "accuracy"}
     assert wanted.items() <= found.tags.items()
     assert not {"gate.against", "gate.force"} & found.tags.keys()
 

@@ -16,14 +16,15 @@ import mlflow
 import pytest
 import torch
 import yaml
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, pipeline
+from transformers import BertConfig, BertTokenizerFast, pipeline
 
 from tasks import sources
 from tasks.connections import registry, store
 from tasks.registry import make_servable
 from tinybert.digest import content_digest
 from tinybert.errors import InputError, SourceError
-from tinybert.models import label_options, save
+from tinybert.kinds import kind_of
+from tinybert.models import save
 from tinybert.refs import ModelRef
 from tinybert.released import Released, Variant
 from tinybert.samples import vocabulary
@@ -32,6 +33,13 @@ pytestmark = pytest.mark.usefixtures("shared_home")
 
 DIGEST = "cd" * 32
 LABELS = ["bad", "good"]
+NAMES = {
+    "multi_label": LABELS,
+    "regression": ["stars"],
+    "token_classification": ["O", "B-THING"],
+    "question_answering": ["start", "end"],
+}
+"""Of the outputs of a model of each other kind."""
 
 
 @pytest.fixture
@@ -40,15 +48,18 @@ def name(request):
     return request.function.__name__
 
 
-def write_package(directory: Path, pair: bool = False) -> Path:
-    """A tiny real classifier as the stage `package` leaves it, served by torch."""
+def write_package(directory: Path, pair: bool = False, kind: str = "classification") -> Path:
+    """A tiny real model as the stage `package` leaves it, served by torch."""
     torch.manual_seed(0)
+    labels = NAMES.get(kind, LABELS)
     tokenizer = BertTokenizerFast(vocab=vocabulary())
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **shape, **label_options(LABELS))
-    save(BertForSequenceClassification(config), tokenizer, directory, 16)
+    options = {**shape, **kind_of(kind).options(labels), "initializer_range": 0.5}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **options)
+    save(kind_of(kind).auto_class().from_config(config), tokenizer, directory, 16)
     variants = {"torch": Variant(file="model.safetensors", temperature=2.0)}
-    Released(labels=LABELS, max_length=16, pair=pair, default="torch", variants=variants).write(directory)
+    fields = {"labels": labels, "max_length": 16, "default": "torch", "variants": variants}
+    Released(kind=kind, pair=pair, **fields).write(directory)
     (directory / "README.md").write_text("A student.")
     return directory
 
@@ -146,7 +157,8 @@ def test_a_package_has_no_pickle_and_says_what_it_needs(packages):
     required = (packages[0] / "requirements.txt").read_text().split()
     assert all(re.fullmatch(r"[a-z]+==[0-9.]+(\.?(a|b|rc|post)\d+)?", line) for line in required)
     named = {line.partition("==")[0] for line in required}
-    assert named == {"mlflow", "numpy", "pandas", "pydantic", "safetensors", "tokenizers", "torch", "transformers"}
+    libraries = {"mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers"}
+    assert named == {*libraries, "torch", "transformers"}
 
 
 def test_all_that_the_code_imports_at_once_is_there(packages):
@@ -213,6 +225,38 @@ def test_mlflow_takes_pairs(packages, shared_home, tmp_path):
     answers, _, _ = loaded(shared_home, packages[2].as_uri(), texts, tmp_path)
     assert answers[0]["label"] in LABELS
     assert answers[1]["error"] == "text_pair is of type int; give a string"
+
+
+ASKED = {
+    "multi_label": ["a wonderful film"],
+    "regression": ["a wonderful film"],
+    "token_classification": ["a wonderful film"],
+    "question_answering": [["what film", "the film is wonderful"]],
+}
+SAID = {
+    "multi_label": {"labels": list, "p_bad": float, "p_good": float},
+    "regression": {"value": float},
+    "token_classification": {"entities": list},
+    "question_answering": {"answer": str, "start": int, "end": int, "score": float},
+}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_mlflow_loads_every_kind_with_its_own_code(kind, shared_home, tmp_path):
+    package = write_package(tmp_path / "package", kind == "question_answering", kind)
+    make_servable(package)
+    required = (package / "requirements.txt").read_text()
+    assert ("seqeval==" in required) == (kind == "token_classification")
+    [example] = json.loads((package / "input_example.json").read_text())
+    answers, module, _ = loaded(shared_home, str(package), [*ASKED[kind], example], tmp_path)
+    assert [answer["error"] for answer in answers] == [None, None]
+    assert Path(module) == package / "code" / "tinybert" / "serving.py"
+    assert list(answers[0]) == [*SAID[kind], "truncated", "error"]
+    for name, type_ in SAID[kind].items():
+        assert isinstance(answers[0][name], type_ if answers[0].get("answer") != "" else type_ | None)
+    signature = mlflow.models.get_model_info(str(package)).signature
+    assert signature.outputs.input_names() == list(answers[0])
+    assert len(signature.inputs.inputs) == (2 if kind == "question_answering" else 1)
 
 
 def test_transformers_loads_the_champion(champion):

@@ -21,7 +21,8 @@ COMPARISON = {
     "teacher": NUMBERS,
     "student": NUMBERS,
     **{"rows": 500, "test_is_validation": False, "labels": ["no", "yes"], "threads": 1, "device": "cpu"},
-    **{"throughput_batch": 32, "confidence": 0.95},
+    **{"throughput_batch": 32, "confidence": 0.95, "kind": "classification", "metric": "accuracy"},
+    "metrics": ["accuracy"],
 }
 DECISION = {
     **{"verdict": "promote", "forced": False, "metric": "accuracy", "served": "torch", "variants": {}, "rules": []},

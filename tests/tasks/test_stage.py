@@ -49,6 +49,7 @@ def test_success_stores_the_output_and_clears_the_work(home, inputs):
     assert result.metrics["train_rows"] == 6
     assert result.metrics["seconds"] > 0
     assert sorted(path.name for path in store().get(result.dataset).iterdir() if path.name[0] != ".") == [
+        "data.md",
         "manifest.json",
         "test.arrow",
         "train.arrow",

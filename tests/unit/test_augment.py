@@ -7,20 +7,22 @@ from datasets import Dataset
 
 from tinybert.augment_config import AugmentConfig, RecipeConfig
 from tinybert.augmentation.candidates import Proposer
-from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data_config import SPLITS
+from tinybert.kinds import KINDS
 from tinybert.samples import sentences
 from tinybert.stages import augment
 
 TEXTS = [text for text, _ in sentences()[::3]]
 
 
-def write_task(directory, texts, pairs=None):
+def write_task(directory, texts, pairs=None, kind="classification", labels=None, names=("bad", "good")):
     directory.mkdir()
     for split in SPLITS:
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", KINDS[kind]) as writer:
             for number, text in enumerate(texts):
-                writer.add(text, pairs[number] if pairs else None, number % 2, number)
-    write_manifest(directory, ["bad", "good"], 16)
+                writer.add(text, pairs[number] if pairs else None, labels[number] if labels else number % 2, number)
+    write_manifest(directory, list(names), 16, kind=kind)
     return directory
 
 
@@ -125,3 +127,119 @@ def test_odd_rows_do_not_end_the_stage(run, tmp_path, text):
     out, metrics = run("odd", data)
     assert metrics["rows"] == 2
     assert {origin for _, _, _, origin, _ in copies_in(out)} >= {0}
+
+
+# Other kinds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("multi_label", [[0, 1] if n % 2 else [] for n in range(len(TEXTS))]),
+        ("regression", [n / 7 for n in range(len(TEXTS))]),
+    ],
+)
+def test_copies_of_texts_have_their_rows_labels_and_are_those_of_classification(run, tmp_path, kind, labels):
+    plain, _ = run("plain", write_task(tmp_path / "plain-data", TEXTS))
+    out, _ = run(kind, write_task(tmp_path / "data", TEXTS, kind=kind, labels=labels))
+    assert copies_in(out) == [(text, pair, labels[at], at, made_by) for text, pair, _, at, made_by in copies_in(plain)]
+
+
+TAGS = [[1 if n % 3 == 0 else 0 for n in range(len(text.split(" ")))] for text in TEXTS]
+TAG_NAMES = ("O", "B-THING")
+
+
+def test_tagged_words_stay_and_every_word_keeps_its_tag(run, tmp_path):
+    data = write_task(tmp_path / "data", TEXTS, kind="token_classification", labels=TAGS, names=TAG_NAMES)
+    out, metrics = run("tokens", data)
+    assert metrics["copies"] > len(TEXTS)
+    for text, pair, label, origin, _ in copies_in(out):
+        before, after = TEXTS[origin].split(" "), text.split(" ")
+        assert (pair, label, len(after)) == (None, TAGS[origin], len(before))
+        changed = [tag for one, other, tag in zip(before, after, label, strict=True) if one != other]
+        assert changed == [0] * len(changed) != []
+
+
+def test_other_tags_of_a_known_text_cost_nothing(run, tmp_path):
+    data = write_task(tmp_path / "data", TEXTS, kind="token_classification", labels=TAGS, names=TAG_NAMES)
+    before, _ = run("before", data)
+    turned = [[1 - tag for tag in tags] for tags in TAGS]
+    other = write_task(tmp_path / "other", TEXTS, kind="token_classification", labels=turned, names=TAG_NAMES)
+    after, metrics = run("after", other, previous=before, model=tmp_path / "gone", vectors=tmp_path / "gone")
+    assert metrics["proposed"] == 0
+    for text, _, label, origin, _ in copies_in(after):
+        for one, other, tag in zip(TEXTS[origin].split(" "), text.split(" "), label, strict=True):
+            assert one == other or tag == 0
+
+
+CONTEXTS = ["  ".join(TEXTS[:4]), "\n".join(TEXTS[4:7]), " ".join(TEXTS[:60])]  # the last is longer than the model
+
+
+def questions():
+    """Three questions about each context, of which one has no answer, and one two; contexts take turns."""
+    rows = []
+    for number in range(9):
+        context = CONTEXTS[number % 3]
+        middle = len(context) // 2
+        places = [(), ((middle, middle + 9),), ((3, 8), (middle + 4, middle + 20))][number // 3]
+        label = [{"text": context[start:end], "start": start} for start, end in places]
+        rows.append((f"what is film {number} ?", context, label))
+    return rows
+
+
+def write_questions(directory, rows):
+    texts, pairs, labels = (list(column) for column in zip(*rows, strict=True))
+    return write_task(directory, texts, pairs, "question_answering", labels, ("start", "end"))
+
+
+@pytest.mark.parametrize("pairs", ["one_side", "both_sides"])
+def test_copies_of_questions_change_the_context_around_the_answers(run, tmp_path, pairs):
+    rows = questions()
+    config = AugmentConfig(copies=4, candidates=4, pairs=pairs)
+    out, metrics = run(pairs, write_questions(tmp_path / "data", rows), config)
+    assert metrics["copies"] > 3 * len(rows)
+    moved = 0
+    for text, pair, label, origin, _ in copies_in(out):
+        question, context, answers = rows[origin]
+        assert text == question
+        assert pair != context
+        assert len(pair.split()) == len(context.split())
+        assert [answer["text"] for answer in label] == [answer["text"] for answer in answers]
+        assert all(pair[one["start"] :].startswith(one["text"]) for one in label)
+        moved += label != answers
+    assert moved > len(rows)
+
+
+def test_a_context_is_looked_at_once_whatever_is_asked_about_it(run, tmp_path, monkeypatch):
+    asked = []
+    propose = Proposer.propose
+    monkeypatch.setattr(
+        Proposer,
+        "propose",
+        lambda self, texts, pairs, side: asked.append((texts, pairs, side)) or propose(self, texts, pairs, side),
+    )
+    rows = questions()
+    before, metrics = run("before", write_questions(tmp_path / "data", rows))
+    assert asked == [(CONTEXTS, None, 0)]
+    assert (metrics["rows"], metrics["proposed"]) == (9, 3)
+    # Another question about a context that is known.
+    grown = write_questions(tmp_path / "grown", [*rows, ("why ?", CONTEXTS[1], [])])
+    after, metrics = run("after", grown, previous=before, model=tmp_path / "gone", vectors=tmp_path / "gone")
+    assert (metrics["proposed"], metrics["reused"]) == (0, 3)
+    assert copies_in(after)[: len(copies_in(before))] == copies_in(before)
+    assert {origin for *_, origin, _ in copies_in(after)} == set(range(10))
+
+
+def test_questions_about_a_context_are_in_one_shard(run, tmp_path):
+    rows = questions()
+    data = write_questions(tmp_path / "data", rows)
+    parts = [run(f"part{shard}", data, shard=shard, shards=4) for shard in range(4)]
+    assert sum(metrics["proposed"] for _, metrics in parts) == 3
+    whole, _ = run("whole", data)
+    assert sorted(map(str, copies_in(whole))) == sorted(str(copy) for out, _ in parts for copy in copies_in(out))
+
+
+def test_recipes_do_not_move_words_that_labels_belong_to(run, tmp_path):
+    data = write_task(tmp_path / "data", TEXTS, kind="token_classification", labels=TAGS, names=TAG_NAMES)
+    with pytest.raises(AssertionError, match="nlpaug would move the words"):
+        run("recipes", data, AugmentConfig(copies=1, recipes=[RecipeConfig(kind="swap")]))

@@ -1,13 +1,17 @@
-"""Classes, flips and slices, by hand and by scikit-learn."""
+"""Flips and slices by hand, and predictions as they come back."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from sklearn.metrics import classification_report
 
 from tinybert import breakdown
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Answers
+
+KIND = KINDS["classification"]
+ACCURACY = KIND.metrics["accuracy"]
 
 NAMES = ["bad", "good", "odd"]
 ROWS = {
@@ -20,36 +24,15 @@ STUDENT = [0, 1, 1, 1, 0, 1]
 CHAMPION = [1, 1, 0, 0, 1, 0]
 
 
-def shares(predicted, confidence):
-    """Probabilities of three classes whose highest is the predicted one's."""
-    rest = (1 - np.array(confidence)) / 2
-    found = np.repeat(rest[:, None], 3, axis=1)
-    found[np.arange(len(predicted)), predicted] = confidence
-    return found
+def said(student=(0.6, 0.9, 0.8, 0.5, 0.7, 0.95)):
+    return {
+        "student": Answers(STUDENT, np.array(student)),
+        "champion": Answers(CHAMPION, np.full(6, 0.9)),
+    }
 
 
 def found_flips(compared=(True,) * 6, examples=20):
-    student = shares(STUDENT, [0.6, 0.9, 0.8, 0.5, 0.7, 0.95])
-    champion = shares(CHAMPION, [0.9] * 6)
-    return breakdown.flips(ROWS, student, champion, np.array(compared), NAMES, examples)
-
-
-def test_classes_as_scikit_learn_reports_them():
-    generator = np.random.default_rng(0)
-    labels, predicted = generator.integers(0, 3, (2, 200))
-    expected = classification_report(labels, predicted, target_names=NAMES, output_dict=True)
-    for name, numbers in breakdown.per_class(labels, predicted, NAMES).items():
-        wanted = {**expected[name], "f1": expected[name]["f1-score"]}
-        assert numbers == {key: pytest.approx(wanted[key]) for key in ("precision", "recall", "f1", "support")}
-
-
-def test_a_class_that_no_row_has_is_zero_all_over():
-    found = breakdown.per_class(np.array([0, 1]), np.array([0, 1]), NAMES)
-    assert found["odd"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
-
-
-def test_agreement_counts_equal_answers():
-    assert breakdown.agreement(np.array(STUDENT), np.array(CHAMPION)) == 1 / 6
+    return breakdown.flips(KIND, ROWS, said(), np.array(compared), NAMES, examples)
 
 
 def test_flips_by_hand():
@@ -74,11 +57,27 @@ def test_flips_leave_out_rows_that_do_not_count_and_show_so_many():
     assert found_flips(examples=0)["fixed"] == []
 
 
+def test_answers_of_several_parts_are_shown_as_people_read_them():
+    kind = KINDS["multi_label"]
+    rows = {"text": ["t0", "t1"], "text_pair": [None, None], "label": [[0, 2], []]}
+    answers = {"student": Answers([[0, 2], [1]], np.ones(2)), "champion": Answers([[0], []], np.ones(2))}
+    found = breakdown.flips(kind, rows, answers, np.ones(2, bool), NAMES, 5)
+    assert (found["fixed_rows"], found["broken_rows"]) == (1, 1)
+    assert found["fixed"] == [
+        {**dict.fromkeys(("label", "student"), "bad, odd"), "text": "t0", "text_pair": None, "champion": "bad"}
+    ]
+
+
+def test_numbers_are_neither_fixed_nor_broken():
+    rows = {"text": ["t0"], "text_pair": [None], "label": [1.5]}
+    answers = dict.fromkeys(("student", "champion"), Answers([1.0], np.ones(1)))
+    assert breakdown.flips(KINDS["regression"], rows, answers, np.ones(1, bool), ["stars"], 5) is None
+
+
 def test_slices_by_hand():
-    right = {"student": np.array(STUDENT) == ROWS["label"], "champion": np.array(CHAMPION) == ROWS["label"]}
     compared = {"champion": np.array([True, True, True, True, True, False])}
     tokens = np.array([3, 8, 9, 16, 700, 700])
-    found = breakdown.slices(ROWS, tokens, right, compared, NAMES, "source")
+    found = breakdown.slices(ROWS, tokens, said(), ACCURACY, compared, NAMES, "source")
     third, two_thirds = pytest.approx(1 / 3), pytest.approx(2 / 3)
     # Student: rows 0, 1, 2 right. Champion: 1, 3, 4, and 5, which does not count.
     assert found == [
@@ -105,9 +104,11 @@ def test_slices_by_hand():
 
 
 def test_a_model_that_no_row_of_a_slice_counts_for_has_no_number_there():
-    right = {"champion": np.ones(6, bool)}
-    found = breakdown.slices(ROWS, np.full(6, 5), right, {"champion": np.arange(6) != 2}, NAMES, "source")
-    everywhere = breakdown.slices(ROWS, np.full(6, 5), right, {"champion": np.zeros(6, bool)}, NAMES, "source")
+    def sliced(compared):
+        answers = {"champion": said()["champion"]}
+        return breakdown.slices(ROWS, np.full(6, 5), answers, ACCURACY, {"champion": compared}, NAMES, "source")
+
+    found, everywhere = sliced(np.arange(6) != 2), sliced(np.zeros(6, bool))
     assert all("champion" in entry for entry in found)
     assert [entry["rows"] for entry in everywhere] == [entry["rows"] for entry in found]
     assert not any("champion" in entry for entry in everywhere)
@@ -115,8 +116,24 @@ def test_a_model_that_no_row_of_a_slice_counts_for_has_no_number_there():
 
 def test_only_the_largest_groups_become_slices(monkeypatch):
     monkeypatch.setattr(breakdown, "GROUPS", 1)
-    found = breakdown.slices(ROWS, np.full(6, 5), {"student": np.ones(6, bool)}, {}, NAMES, "source")
+    found = breakdown.slices(ROWS, np.full(6, 5), said(), ACCURACY, {}, NAMES, "source")
     assert [entry["value"] for entry in found if entry["slice"] == "source"] == ["web"]
+
+
+def test_a_slice_has_the_score_that_decides():
+    labels, student = [[0], [0, 1], [2], [1]], [[0], [1], [2], []]
+    rows = {"label": labels, "group": ["web", "web", "shop", "shop"]}
+    metric = KINDS["multi_label"].metrics["f1_micro"]
+    answers = {"student": Answers(student, np.ones(4))}
+    found = breakdown.slices(rows, np.array([3, 9, 9, 9]), answers, metric, {}, NAMES, "source")
+    # 9-16 tokens: of 0, 1 and 2 and 1 the answers are 1 and 2: 2 tp, 2 fn. web: 2 tp, 1 fn. shop: 1 tp, 1 fn.
+    assert [(entry["slice"], entry["value"]) for entry in found] == [
+        ("length", "1-8 tokens"),
+        ("length", "9-16 tokens"),
+        ("source", "web"),
+        ("source", "shop"),
+    ]
+    assert [entry["student"] for entry in found] == pytest.approx([1, 4 / 6, 4 / 5, 2 / 3])
 
 
 def test_a_row_is_seen_where_text_and_pair_stand_in_training():
@@ -124,14 +141,27 @@ def test_a_row_is_seen_where_text_and_pair_stand_in_training():
     assert breakdown.seen(ROWS, train).tolist() == [True, False, False, False, False, True]
 
 
-def test_predictions_come_back_as_they_were_written(tmp_path):
-    logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
-    seen = np.arange(6) == 4
-    breakdown.write_predictions(ROWS, seen, {"teacher": logits, "int8": -logits}, tmp_path / "predictions.parquet")
+@pytest.mark.parametrize(
+    ("kind", "labels", "answers"),
+    [
+        ("classification", [0, 1], [1, 1]),
+        ("multi_label", [[0, 2], []], [[], [1]]),
+        ("regression", [0.5, -3.0], [0.25, 1e9]),
+        ("token_classification", [[0, 0, 1], [2]], [[0, 1, 1], [0]]),
+        ("question_answering", [[{"text": "a film", "start": 4}], []], ["", "film"]),
+    ],
+)
+def test_predictions_come_back_as_they_were_written(kind, labels, answers, tmp_path):
+    rows = {"text": ["t0", "t1"], "text_pair": [None, "p1"], "label": labels, "group": ["web", None]}
+    given = {"teacher": Answers(answers, np.array([0.5, 0.75])), "int8": Answers(answers[::-1], np.ones(2))}
+    breakdown.write_predictions(KINDS[kind], rows, np.array([False, True]), given, tmp_path / "predictions.parquet")
     table = pq.read_table(tmp_path / "predictions.parquet")
-    columns = ["text", "text_pair", "label", "group", "seen_by_champion", "logits_teacher", "logits_int8"]
-    assert table.column_names == columns
-    assert {name: table[name].to_pylist() for name in ROWS} == ROWS
-    assert table["seen_by_champion"].to_pylist() == seen.tolist()
-    assert table.schema.field("logits_teacher").type.value_type == pa.float32()
-    np.testing.assert_array_equal(np.array(table["logits_int8"].to_pylist(), np.float32), -logits)
+    models = [f"{part}_{name}" for name in given for part in ("answer", "confidence")]
+    assert table.column_names == ["text", "text_pair", "label", "group", "seen_by_champion", *models]
+    assert {name: table[name].to_pylist() for name in rows} == rows
+    assert table["seen_by_champion"].to_pylist() == [False, True]
+    assert table["answer_teacher"].to_pylist() == answers
+    assert table["answer_int8"].to_pylist() == answers[::-1]
+    assert table.schema.field("answer_int8").type == KINDS[kind].answer_type
+    assert table["confidence_teacher"].to_pylist() == [0.5, 0.75]
+    assert table.schema.field("confidence_teacher").type == pa.float32()

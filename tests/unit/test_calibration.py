@@ -23,11 +23,17 @@ def honest(rows, classes, seed=0):
     """Logits, and labels drawn from their own softmax: calibrated as well as a sample can be."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(rows, classes, generator=generator)
-    return logits, logits.softmax(dim=1).multinomial(1, generator=generator).squeeze(1).numpy()
+    labels = logits.softmax(dim=1).multinomial(1, generator=generator).squeeze(1)
+    return logits.numpy(), labels.numpy()
+
+
+def surprise_at(temperature, logits, labels):
+    """Negative log-likelihood by torch."""
+    return F.cross_entropy(torch.from_numpy(logits / temperature), torch.from_numpy(labels)).item()
 
 
 def test_probabilities_at_a_temperature():
-    shares = probabilities(torch.tensor([[np.log(9.0), 0.0], [0.0, 0.0]]), 2.0)
+    shares = probabilities(np.array([[np.log(9.0), 0.0], [0.0, 0.0]]), 2.0)
     np.testing.assert_allclose(shares, [[0.75, 0.25], [0.5, 0.5]])  # 9 ** (1/2) to 1
 
 
@@ -40,33 +46,32 @@ def test_logits_scaled_by_a_factor_are_given_that_temperature(factor, classes):
 
 def test_the_temperature_is_the_one_scipy_finds():
     logits, labels = honest(300, 3, seed=1)
-    logits = 3 * logits + torch.randn(300, 3, generator=torch.Generator().manual_seed(2))
+    logits = 3 * logits + np.random.default_rng(2).normal(size=(300, 3))
 
     def surprise(log_temperature):
-        return F.cross_entropy(logits.double() / np.exp(log_temperature), torch.from_numpy(labels)).item()
+        return surprise_at(np.exp(log_temperature), logits, labels)
 
     best = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-10}).x
     assert fit_temperature(logits, labels) == pytest.approx(np.exp(best), rel=1e-5)
 
 
 def test_rows_that_are_all_right_ask_for_no_temperature():
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    logits = np.array([[2.0, 1.0], [0.0, 3.0]])
     assert fit_temperature(logits, np.array([0, 1])) == 1.0
-    assert fit_temperature(torch.empty(0, 2), np.empty(0, np.int64)) == 1.0
+    assert fit_temperature(np.empty((0, 2)), np.empty(0, np.int64)) == 1.0
 
 
 def test_answers_worse_than_chance_are_made_as_unsure_as_the_bounds_allow():
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
     assert fit_temperature(logits, np.array([1, 0, 0])) == pytest.approx(TEMPERATURES[1])
 
 
 @settings(max_examples=30, deadline=None)
 @given(arrays(np.float64, (12, 3), elements=st.floats(-30, 30)), arrays(np.int64, 12, elements=st.integers(0, 2)))
 def test_the_temperature_keeps_its_bounds_and_never_makes_labels_less_likely(logits, labels):
-    logits, target = torch.from_numpy(logits), torch.from_numpy(labels)
     temperature = fit_temperature(logits, labels)
     assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
-    fitted, plain = (F.cross_entropy(logits / at, target).item() for at in (temperature, 1.0))
+    fitted, plain = (surprise_at(at, logits, labels) for at in (temperature, 1.0))
     assert fitted <= plain + 1e-9
 
 

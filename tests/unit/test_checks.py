@@ -6,9 +6,17 @@ import shutil
 import pytest
 
 from tinybert import samples
-from tinybert.checks import check_models, check_same_vocabulary, check_teacher_labels, has_mlm_head
+from tinybert.checks import (
+    check_models,
+    check_same_vocabulary,
+    check_teacher_labels,
+    has_mlm_head,
+    label_order,
+    taught_labels,
+)
 from tinybert.cli import validated
 from tinybert.config import DistillConfig
+from tinybert.data_config import DataConfig
 from tinybert.errors import ConfigError, ModelError, SourceError
 from tinybert.form import merge
 
@@ -183,3 +191,81 @@ def test_labels_of_a_teacher(tmp_path, labels, message):
         return
     with pytest.raises(ModelError, match=message):
         check_teacher_labels(tmp_path, labels)
+
+
+def outputs(directory, names, **more):
+    """A model directory, as far as its outputs go."""
+    (directory / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names)), **more}))
+    return directory
+
+
+UNNAMED = ["LABEL_0", "LABEL_1"]
+
+
+def test_outputs_without_names_need_the_right_number(tmp_path):
+    check_teacher_labels(outputs(tmp_path, UNNAMED), ["bad", "good"])
+    with pytest.raises(ModelError, match=r"more classes in the data .*: the data has 3 .*, the teacher 2 .LABEL_0, "):
+        check_teacher_labels(tmp_path, ["bad", "fair", "good"])
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("regression", ["score"]), ("question_answering", ["start", "end"])])
+def test_of_numbers_and_answers_only_the_number_of_outputs_counts(tmp_path, kind, labels):
+    check_teacher_labels(outputs(tmp_path, ["x", "y"][: len(labels)]), labels, kind)
+    with pytest.raises(ModelError, match=r"labels differ: the data has .*, the teacher 3 .a, b, c."):
+        check_teacher_labels(outputs(tmp_path, ["a", "b", "c"]), labels, kind)
+
+
+def test_names_are_the_same_whatever_the_case_of_their_letters(tmp_path):
+    check_teacher_labels(outputs(tmp_path, ["NEGATIVE", "Positive"]), ["negative", "positive"])
+
+
+def ordered(taught, found, /, **fields):
+    return label_order(taught, found, DataConfig(source="file:x", **fields))
+
+
+def test_labels_in_another_order_take_the_teachers():
+    assert ordered(["neutral", "no", "yes"], ["no", "neutral", "yes"]) == ["neutral", "no", "yes"]
+    assert ordered(["POSITIVE", "NEGATIVE"], ["negative", "positive"]) == ["positive", "negative"]
+    assert ordered([], ["no", "yes"]) == ["no", "yes"]
+    assert ordered(["b", "a"], ["a", "b"], labels=["a", "b"]) == ["b", "a"]
+
+
+def test_a_teacher_without_names_has_the_order_that_the_form_states():
+    assert ordered(UNNAMED, ["yes", "no"], labels=["yes", "no"]) == ["yes", "no"]
+    with pytest.raises(ModelError, match=r"outputs have no names: the data has 2 .no, yes., .*; set data.labels in"):
+        ordered(UNNAMED, ["no", "yes"])
+
+
+def test_of_numbers_and_answers_the_order_stays():
+    assert ordered(["similarity"], ["score"], kind="regression") == ["score"]
+    assert ordered(UNNAMED, ["start", "end"], kind="question_answering") == ["start", "end"]
+    with pytest.raises(ModelError, match=r"another number of outputs: the data has 1 .score., the teacher 2"):
+        ordered(UNNAMED, ["score"], kind="regression")
+
+
+@pytest.mark.parametrize(
+    ("taught", "message"),
+    [
+        (
+            ["no", "maybe", "yes"],
+            r"another number of outputs: the data has 2 .no, yes., the teacher 3 .no, maybe, yes.",
+        ),
+        (["no", "ja"], r"labels differ: the data has 2 .no, yes., the teacher 2 .no, ja.; set data.labels to"),
+        (["Yes", "yes"], "labels differ: .* the teacher 2 .Yes, yes."),
+        (["LABEL_0"], "another number of outputs: .* the teacher 1 .LABEL_0."),
+    ],
+)
+def test_other_labels_than_the_teachers_are_refused(taught, message):
+    with pytest.raises(ModelError, match=message):
+        ordered(taught, ["no", "yes"], labels=["no", "yes"])
+
+
+def test_two_outputs_that_nobody_named_stand_in_no_config(teacher, tmp_path):
+    """transformers leaves out what its defaults are: then the weights tell a fine-tuned model from a pretrained one."""
+    from transformers import AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.from_pretrained(teacher).save_pretrained(tmp_path)
+    assert taught_labels(tmp_path) == UNNAMED
+    with pytest.raises(ModelError, match=r"teacher.fine_tuned is true, but the teacher has no head for a task; name a"):
+        taught_labels(teacher)
+    assert taught_labels(outputs(tmp_path, ["z", "a"])) == ["z", "a"]

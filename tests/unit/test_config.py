@@ -94,7 +94,7 @@ def test_the_schema_keeps_the_written_order_and_describes_every_field():
         assert [field["position"] for field in box["properties"].values()] == list(range(len(box["properties"]))), name
         undescribed = [field for field, content in box["properties"].items() if not content.get("description")]
         assert not undescribed, f"{name}: {undescribed}"
-    assert list(schema["properties"])[:3] == ["name", "data", "teacher"]
+    assert list(schema["properties"])[:3] == ["name", "benchmark", "data"]
 
 
 def test_numbers_have_bounds():
@@ -135,7 +135,7 @@ def test_help_lists_every_field_with_its_default():
 
 
 def test_a_box_given_in_part_keeps_the_defaults_of_its_field():
-    changed = {"layers": {"optim": {"batch_size": 16}}, "fine_tune": {"selection": {"metric": "f1_macro"}}}
+    changed = {"layers": {"optim": {"batch_size": 16}}, "fine_tune": {"selection": {"evaluations_per_epoch": 3}}}
     config = validated(DistillConfig, merge(merge(LEAST, CORPUS), changed))
     assert (config.layers.optim.batch_size, config.layers.optim.epochs) == (16, 20)
     assert config.fine_tune.selection.patience == 2

@@ -18,7 +18,7 @@ LENGTH = 4
 
 def numbered(count):
     """Sequences that tell their own number."""
-    return ([number, number + 1, number + 2, number + 3] for number in range(count))
+    return (([number, number + 1, number + 2, number + 3], True) for number in range(count))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_an_epoch_reads_each_block_once_and_memory_holds_a_few(large, monkeypatc
 
 def test_a_corpus_is_its_directory(tmp_path):
     write(numbered(10), LENGTH, tmp_path / "corpus.arrow")
-    (tmp_path / "manifest.json").write_text(json.dumps({"sequences": 10, "length": LENGTH}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"sequences": 10, "length": LENGTH, "pairs": False}))
     rows = Corpus(tmp_path).rows()
     assert rows.batch(np.array([9]), torch.Generator())["input_ids"].tolist() == [[9, 10, 11, 12]]
 
@@ -93,7 +93,7 @@ def masked(smoke_material, tmp_path_factory):
     path = tmp_path_factory.mktemp("masked") / "corpus.arrow"
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
     word = tokenizer.convert_tokens_to_ids("film")
-    write(([2, *[word] * 30, 3] for _ in range(500)), 32, path)
+    write((([2, *[word] * 30, 3], True) for _ in range(500)), 32, path)
     rows = MaskedRows(PackedRows(path, 500), tokenizer, share=0.15)
     batch = rows.batch(np.arange(500), torch.Generator().manual_seed(0))
     return rows, tokenizer, word, batch

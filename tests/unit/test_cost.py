@@ -1,16 +1,25 @@
 """Who is timed when and which number comes out; operations, bytes and tokens by hand."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from tinybert import cost
+from tinybert import cost, samples
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Features
 from tinybert.released import Released, Variant
+from tinybert.scoring import predict
 
 ROWS = {"text": ["the film", "a truly wonderful story", "awful"], "text_pair": [None] * 3}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BertTokenizerFast(vocab=samples.vocabulary(), model_max_length=64)
 
 
 class Clock:
@@ -72,25 +81,49 @@ def test_threads_are_put_back():
         assert torch.get_num_threads() == before
 
 
-def test_an_answering_call_takes_text_to_classes(smoke_material):
-    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    asked = []
+@pytest.mark.parametrize("pairs", [[None] * 3, ["a film", "moving", "the cast is funny"]])
+def test_an_answering_call_takes_text_to_classes(tokenizer, pairs):
+    rows, asked = {**ROWS, "text_pair": pairs}, []
 
     class Model:
         device = torch.device("cpu")
 
-        def __call__(self, input_ids, attention_mask, token_type_ids):
+        def __call__(self, **inputs):
             assert not torch.is_grad_enabled()
-            asked.append(tokenizer.batch_decode(input_ids, skip_special_tokens=True))
-            return type("Output", (), {"logits": torch.tensor([[0.0, 1.0]]).expand(len(input_ids), 2)})
+            asked.append(inputs)
+            return SimpleNamespace(logits=torch.tensor([[0.0, 1.0]]).expand(len(inputs["input_ids"]), 2))
 
-    single, batch = (cost.answering(Model(), tokenizer, 16, ROWS, size) for size in (1, 5))
+    single, batch = (cost.answering(Model(), tokenizer, 8, rows, size, KINDS["classification"]) for size in (1, 5))
     assert single(0) == [1]
     assert batch(0) == [1] * 5  # more than there are rows: they come again
-    assert asked == [["the film"], [*ROWS["text"], *ROWS["text"][:2]]]
+    for found, places in zip(asked, ([0], [0, 1, 2, 0, 1]), strict=True):
+        texts, second = ([rows[name][place] for place in places] for name in ("text", "text_pair"))
+        given = (texts, second) if pairs[0] else (texts,)
+        wanted = tokenizer(*given, truncation=True, max_length=8, padding=True, return_tensors="pt")
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     for run in range(30):
         single(run)
-    assert {texts[0] for texts in asked[2:]} == set(ROWS["text"])
+    begins = {tokenizer.decode(inputs["input_ids"][0, 1:3]) for inputs in asked[2:]}
+    assert len(begins) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_an_answering_call_says_what_predict_says(tokenizer, kind):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 30}
+    names = {"regression": ["stars"], "token_classification": ["O", "B-X", "I-X"]}.get(kind.name, ["start", "end"])
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **shape, **kind.options(names))
+    model = kind.auto_class().from_config(config).eval()
+    story = "the story is moving the cast is funny the film is awful"  # longer than a window
+    rows = {"text": ["what is funny", *ROWS["text"][:2]], "text_pair": [None] * 3}
+    if kind.name == "question_answering":
+        rows["text_pair"] = [story, "the film", story + " " + story]
+    said = predict(model, tokenizer, rows, 12, kind, precision="fp32").answers
+    for batch in (1, 4):
+        found, expected = cost.answering(model, tokenizer, 12, rows, batch, kind)(0), (said * 2)[:batch]
+        assert found == (pytest.approx(expected, rel=1e-5) if kind.name == "regression" else expected)
+    assert len(set(map(str, said))) > 1
 
 
 def test_operations_by_hand():
@@ -119,10 +152,6 @@ def test_megabytes_of_each_variant(tmp_path):
     assert cost.megabytes(tmp_path) == found["torch"]
 
 
-def test_tokens_of_rows(smoke_material):
-    tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    assert tokenizer.tokenize("a truly wonderful story") == ["a", "truly", "wonderful", "story"]
-    counts = cost.token_counts(tokenizer, {"text": ROWS["text"][:2] * 700, "text_pair": [None] * 1400}, 5)
-    np.testing.assert_array_equal(counts, [4, 5] * 700)  # [CLS] and [SEP] with them, cut at 5
-    pairs = cost.token_counts(tokenizer, {"text": ["the film"], "text_pair": ["a story"]}, 16)
-    assert pairs.tolist() == [7]
+def test_tokens_of_rows_are_those_of_all_their_windows():
+    features = Features(np.array([5, 12, 9, 3], np.int32), np.array([0, 1, 1, 2]))
+    assert cost.token_counts(features, 3).tolist() == [5, 21, 3]

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinybert.errors import DataError, ModelError
-from tinybert.gate import Decision, Fate
+from tinybert.errors import DataError
+from tinybert.gate import Answered, Decision, Fate, judge
+from tinybert.kinds import kind_of
 from tinybert.release_config import GateConfig
 from tinybert.stages import gate
 
@@ -19,10 +20,10 @@ SIZE = {"teacher": 400.0, "student": 58.0, "onnx": 57.0, "int8": 15.0, "champion
 
 
 def answered(wrong, rows=ROWS):
-    """Logits that are right but on these rows; the label of row n is n % 2."""
+    """Answers that are right but on these rows; the label of row n is n % 2."""
     said = np.arange(rows) % 2
     said[list(wrong)] ^= 1
-    return np.eye(2)[said] * 3
+    return said
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def decide(tmp_path, nowhere):
     """Run the stage on a report in which models are wrong on these rows; gives the decision and the directory."""
     number = 0
 
-    def decide(rows=ROWS, latency=(), seen=(), logits=(), notes=(), names=LABELS, config=(), **wrong):
+    def decide(rows=ROWS, latency=(), seen=(), answers=(), notes=(), names=LABELS, config=(), **wrong):
         nonlocal number
         number += 1
         report, out = tmp_path / f"report{number}", tmp_path / f"out{number}"
@@ -38,13 +39,14 @@ def decide(tmp_path, nowhere):
         out.mkdir()
         wrong = {"teacher": range(60), "student": range(100)} | wrong
         wrong = {"onnx": wrong["student"], "int8": wrong["student"]} | wrong
-        said = {name: answered(places, rows) for name, places in wrong.items() if places is not None} | dict(logits)
+        said = {name: answered(places, rows) for name, places in wrong.items() if places is not None} | dict(answers)
         columns = {"text": ["a film"] * rows, "label": np.arange(rows) % 2}
         columns["seen_by_champion"] = np.isin(np.arange(rows), list(seen))
-        columns |= {f"logits_{name}": values.tolist() for name, values in said.items()}
+        columns |= {f"answer_{name}": values for name, values in said.items()}
         pq.write_table(pa.table(columns), report / "predictions.parquet")
         numbers = {name: {"latency_ms": (LATENCY | dict(latency))[name], "megabytes": SIZE[name]} for name in said}
-        comparison = numbers | {"labels": names, "test_is_validation": False} | dict(notes)
+        circumstances = {"kind": "classification", "metric": "accuracy", "labels": names, "test_is_validation": False}
+        comparison = numbers | circumstances | dict(notes)
         (report / "comparison.json").write_text(json.dumps(comparison))
         metrics = gate.run(report=report, config=GateConfig(**dict(config)), out=out, on_metrics=nowhere)
         written = (out / "decision.json").read_text()
@@ -132,10 +134,9 @@ def test_a_small_class_is_not_asked_for_proof(decide):
 
 
 def test_a_class_without_test_rows_is_left_alone(decide):
-    said = {name: np.pad(answered(range(100)), ((0, 0), (0, 1))) for name in ("student", "onnx", "int8", "teacher")}
-    said["champion"] = np.pad(answered(range(200)), ((0, 0), (0, 1)))
-    said["champion"][:50, 2] = 9  # it names the class that no row has
-    decision, _ = decide(logits=said, names=[*LABELS, "absent"], config={"metric": "f1_macro"})
+    champion = answered(range(200))
+    champion[:50] = 2  # it names the class that no row has
+    decision, _ = decide(answers={"champion": champion}, names=[*LABELS, "absent"], notes={"metric": "f1_macro"})
     assert decision.verdict == "promote"
     assert rule(decision, "classes").found.startswith("worst: ")
 
@@ -199,14 +200,6 @@ def test_a_variant_that_could_not_be_measured_is_not_served(decide):
     assert decision.served == "onnx"
     assert decision.variants["int8"] == Fate(kept=False, reason=why)
     assert f"| int8 | no | {why} |" in (out / "decision.md").read_text()
-
-
-def test_logits_that_are_no_numbers_are_refused(decide):
-    broken = answered(range(100))
-    broken[5:7, 0] = np.nan
-    for model in ("teacher", "student", "champion"):
-        with pytest.raises(ModelError, match=f"^{model}: the logits of 2 of 1,000 rows are not finite"):
-            decide(**{"champion": range(200), "logits": {model: broken}})
 
 
 def test_variants_that_were_not_exported_are_not_missed(decide):
@@ -274,19 +267,83 @@ def test_scores_on_validation_rows_are_marked(decide):
 
 
 def test_macro_f1_can_decide(decide):
-    labels = np.arange(ROWS) % 2
-    student = answered(range(100))
-    champion = np.eye(2)[np.where(np.arange(ROWS) < 200, 1 - labels, labels)]
-    decision, _ = decide(logits={"champion": champion, "student": student}, config={"metric": "f1_macro"})
+    decision, _ = decide(champion=range(200), notes={"metric": "f1_macro"})
     assert (decision.verdict, decision.metric) == ("promote", "f1_macro")
     assert decision.difference == pytest.approx(0.1)
-    assert "the teacher's f1 macro" in decision.summary
+    assert "the teacher's macro F1" in decision.summary
+
+
+def test_a_correlation_is_compared_with_that_of_a_teacher_that_has_one(decide):
+    """A teacher whose answers have nothing to do with the labels is nothing to keep a share of."""
+    decision, _ = decide(teacher=range(0, ROWS, 3), notes={"metric": "mcc"})
+    assert decision.retention == pytest.approx(0.8 / (1 - 2 * 334 / ROWS))  # of two even classes: 1 - 2 * wrong
+    decision, _ = decide(teacher=range(600), notes={"metric": "mcc"})
+    assert (decision.retention, failed(decision)) == (0.0, ["retention"])
 
 
 def test_reports_that_do_not_fit_are_refused(decide, tmp_path, nowhere):
     with pytest.raises(DataError, match=r"no comparison\.json; name the directory that the stage evaluate wrote"):
         gate.run(report=tmp_path, config=GateConfig(), out=tmp_path, on_metrics=nowhere)
-    with pytest.raises(DataError, match=r"logits_.*: 2,000 logits for 1,000 rows and 3 labels"):
-        decide(names=[*LABELS, "third"])
-    with pytest.raises(DataError, match="no logits of teacher; evaluate the student again"):
+    with pytest.raises(DataError, match="no answers of teacher; evaluate the student again"):
         decide(teacher=None)
+    (tmp_path / "comparison.json").write_text('{"labels": []}')
+    (tmp_path / "predictions.parquet").touch()
+    with pytest.raises(DataError, match="no kind and no metric; evaluate the student again"):
+        gate.run(report=tmp_path, config=GateConfig(), out=tmp_path, on_metrics=nowhere)
+
+
+def judged(kind, labels, names, metric, **answers):
+    """The decision about models that gave these answers; teacher and variants answer as the student does."""
+    said = dict.fromkeys(("teacher", "student", "onnx", "int8"), answers["student"]) | answers
+    numbers = {name: {"latency_ms": LATENCY[name], "megabytes": SIZE[name]} for name in said}
+    rows = Answered(kind_of(kind), labels, np.zeros(len(labels), bool), said, names)
+    return judge(rows, numbers | {"kind": kind, "metric": metric}, GateConfig())
+
+
+def noisy(labels, noise):
+    """Numbers whose correlation with the labels is 1 / sqrt(1 + noise^2)."""
+    return (np.array(labels) + noise * np.std(labels) * np.random.default_rng(1).normal(size=len(labels))).tolist()
+
+
+def test_of_numbers_the_correlation_decides_and_there_are_no_classes():
+    labels = np.random.default_rng(0).uniform(0, 5, size=ROWS).tolist()
+    decision = judged("regression", labels, ["stars"], "pearson", student=noisy(labels, 0.5), champion=noisy(labels, 1))
+    assert (decision.verdict, failed(decision)) == ("promote", [])
+    assert decision.difference == pytest.approx(1.25**-0.5 - 2**-0.5, abs=0.03)
+    assert rule(decision, "classes").passed is None
+    assert rule(decision, "classes").found == "no classes"
+    assert "the teacher's Pearson correlation" in decision.summary
+    same = judged("regression", labels, ["stars"], "pearson", student=noisy(labels, 1), champion=noisy(labels, 1))
+    assert failed(same) == ["better"]
+
+
+def test_of_words_a_type_that_loses_entities_speaks_against_the_student():
+    """Two persons and a place in each of 1,000 rows: one person missed in 200 rows is a tenth of the recall."""
+    names, right = ["O", "B-LOC", "B-PER"], [2, 0, 2, 1]
+    labels, missed, lost = [right] * ROWS, [2, 0, 0, 1], [0, 0, 0, 0]
+    student, champion = [missed] * 200 + [right] * 800, [right] * 600 + [lost] * 400
+    worse = [right] * 600 + [[2, 0, 2, 0]] * 400
+    decision = judged("token_classification", labels, names, "entity_f1", student=student, champion=champion)
+    assert (decision.verdict, failed(decision)) == ("promote", [])
+    assert rule(decision, "classes").found == "worst: PER +30.0 points"  # 90% of persons against 60%
+    decision = judged("token_classification", labels, names, "entity_f1", student=student, champion=worse)
+    assert failed(decision) == ["classes"]
+    assert rule(decision, "classes").found == "PER -10.0 points, not shown to lose less"
+
+
+def test_of_several_labels_a_row_counts_in_each_of_its_classes():
+    labels, names = [[0, 1]] * 500 + [[1]] * 500, ["sport", "money"]
+    student, champion = [[0, 1]] * 450 + [[1]] * 550, [[0]] * 500 + [[1]] * 500
+    decision = judged("multi_label", labels, names, "f1_micro", student=student, champion=champion)
+    # true positives 1450 of 1500, and 1000 of 1500
+    assert decision.difference == pytest.approx(2900 / 2950 - 2000 / 2500)
+    assert rule(decision, "classes").found == "sport -10.0 points, not shown to lose less"
+
+
+def test_of_answers_to_questions_an_empty_one_is_wrong_where_there_is_one():
+    labels = [[{"text": "London", "start": 12}]] * 500
+    said = ["London"] * 450 + [""] * 50, ["London"] * 400 + [""] * 100
+    decision = judged("question_answering", labels, ["start", "end"], "answer_f1", student=said[0], champion=said[1])
+    assert (decision.verdict, failed(decision)) == ("promote", [])
+    assert decision.difference == pytest.approx(0.1)
+    assert rule(decision, "classes").passed is None

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation import quality
-from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data_config import SPLITS
 from tinybert.errors import DataError
+from tinybert.kinds import KINDS
 from tinybert.stages import gather
 
 LONG = " ".join(f"word{n}" for n in range(30))
 
 
-def write_rows(path, rows):
-    with RowWriter(path) as writer:
+def write_rows(path, rows, kind="classification"):
+    with RowWriter(path, KINDS[kind]) as writer:
         for row in rows:
             writer.add(*row)
 
@@ -176,6 +178,57 @@ def test_where_all_held_out_rows_serve_twice_they_still_do(run):
 def test_copies_of_other_data_are_refused(run):
     with pytest.raises(DataError, match="a copy was made of row 7, but the data has 1 rows; run the stage `augment`"):
         run(["one"], ["v"], [(0, "a"), (7, "b")])
+
+
+# Other kinds ----------------------------------------------------------------------------------------------------------
+
+
+ANSWERED = [{"text": "Ann", "start": 0}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "copies", "labels"),
+    [
+        ("multi_label", ("fun", None, [0, 1]), [("joy", None, [0, 1])], ["a", "b"]),
+        ("regression", ("fun", None, 0.1), [("joy", None, 0.1)], ["label"]),
+        ("token_classification", ("Ann left", None, [1, 0]), [("Ann ran", None, [1, 0])], ["O", "B-PER"]),
+        (
+            "question_answering",
+            ("who?", "Ann left", ANSWERED),
+            [("who?", "so Ann ran", [{"text": "Ann", "start": 3}]), ("who?", "none", [])],
+            ["start", "end"],
+        ),
+    ],
+)
+def test_labels_of_any_form_travel(tmp_path, nowhere, kind, row, copies, labels):
+    data, shard, out = (tmp_path / name for name in ("data", "shard", "out"))
+    for directory in (data, shard, out):
+        directory.mkdir()
+    rows = {"train": row, "validation": ("v", row[1] and "v", row[2]), "test": ("t", row[1] and "t", row[2])}
+    for split, texts in rows.items():
+        write_rows(data / f"{split}.arrow", [(*texts, 0)], kind)
+    metric = list(KINDS[kind].metrics)[-1]
+    write_manifest(data, labels, 64, kind=kind, metric=metric)
+    write_rows(shard / "copies.arrow", [(*copy, 0, "paper") for copy in copies], kind)
+    (shard / "manifest.json").write_text(json.dumps({"asked": {"paper": 4}}))
+    gather.run(data=data, copies=[shard], config=QualityConfig(), out=out, on_metrics=nowhere)
+    task = TaskData(out)
+    found = task.rows("train")
+    assert [(one["text"], one["text_pair"], one["label"]) for one in found] == [row, *copies]
+    assert (task.kind.name, task.metric, task.labels) == (kind, metric, labels)
+
+
+def test_copies_that_stand_in_a_further_test_go(tmp_path, nowhere):
+    data = tmp_path / "data"
+    write_data(data, ["one"], ["v"], ["t"])
+    write_rows(data / "test_hard.arrow", [("held back", None, 0, 0)])
+    write_manifest(data, ["bad", "good"], 64, metric="mcc", other_tests=["hard"])
+    shard = write_shard(tmp_path / "shard", [(0, "Held back!"), (0, "new")])
+    (out := tmp_path / "out").mkdir()
+    metrics = gather.run(data=data, copies=[shard], config=QualityConfig(), out=out, on_metrics=nowhere)
+    assert (metrics["kept"], metrics["dropped_held_out"]) == (1, 1)
+    assert (out / "test_hard.arrow").read_bytes() == (data / "test_hard.arrow").read_bytes()
+    assert (TaskData(out).other_tests, TaskData(out).metric) == (["hard"], "mcc")
 
 
 # Against a plain implementation ---------------------------------------------------------------------------------------

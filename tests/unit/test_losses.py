@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinybert.errors import ShapeError
-from tinybert.losses import attention_loss, hidden_loss, regression_loss, relation_loss, soft_cross_entropy
+from tinybert.losses import (
+    attention_loss,
+    binary_soft_cross_entropy,
+    hidden_loss,
+    regression_loss,
+    relation_loss,
+    soft_cross_entropy,
+    span_soft_cross_entropy,
+    token_soft_cross_entropy,
+)
 
 
 def test_attention_loss_by_hand():
@@ -89,6 +98,75 @@ def test_soft_cross_entropy_does_not_shrink_with_classes(classes):
     assert soft_cross_entropy(logits, logits).item() == pytest.approx(math.log(classes))
 
 
+def test_binary_soft_cross_entropy_by_hand():
+    # Teacher's probabilities 3/4 and 1/2, student's 1/2 each: log 2 for either class, summed; two rows, the same mean.
+    teacher = torch.tensor([[math.log(3.0), 0.0]] * 2)
+    assert binary_soft_cross_entropy(torch.zeros(2, 2), teacher).item() == pytest.approx(2 * math.log(2))
+    # At the teacher's own: the entropies.
+    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4) + math.log(2)
+    assert binary_soft_cross_entropy(teacher, teacher).item() == pytest.approx(entropy)
+    # Student (3/4, 1/2) at t = 2 under a teacher of (1/2, 1/2), times t^2.
+    student = torch.tensor([[2 * math.log(3.0), 0.0]])
+    expected = 4 * (0.5 * math.log(4 / 3) + 0.5 * math.log(4) + math.log(2))
+    assert binary_soft_cross_entropy(student, torch.zeros(1, 2), temperature=2.0).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("classes", [1, 200])
+def test_what_one_class_of_many_says_does_not_depend_on_the_others(classes):
+    student = torch.zeros(3, classes, requires_grad=True)
+    binary_soft_cross_entropy(student, torch.full((3, classes), math.log(3.0))).backward()
+    # d/dz = (1/2 - 3/4) / rows
+    torch.testing.assert_close(student.grad, torch.full((3, classes), -0.25 / 3))
+
+
+def test_token_soft_cross_entropy_by_hand_is_a_mean_over_scored_tokens():
+    # Three scored tokens, one of them in the second sentence: log 2, log 2, and the entropy of (3/4, 1/4).
+    student, teacher = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
+    teacher[0, 0, 0] = teacher[1, 0, 0] = student[1, 0, 0] = math.log(3.0)
+    teacher[1, 1] = torch.tensor([9.0, -9.0])  # not scored
+    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    loss = token_soft_cross_entropy(student, teacher, torch.tensor([[1, 1], [1, 0]]))
+    assert loss.item() == pytest.approx((2 * math.log(2) + entropy) / 3)
+
+
+@pytest.mark.parametrize("loss", [token_soft_cross_entropy, span_soft_cross_entropy])
+def test_losses_of_tokens_ignore_whatever_stands_beside_what_is_scored(loss):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 4, 2, requires_grad=True), torch.randn(2, 4, 2)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    expected = loss(student, teacher, mask, 0.5)
+    (slope,) = torch.autograd.grad(expected, student)
+    garbage = student.detach().clone()
+    teacher[1, 2:], garbage[1, 2:] = math.inf, math.nan
+    found = loss(garbage.requires_grad_(), teacher, mask, 0.5)
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(garbage.grad, slope)
+    assert not slope[1, 2:].any()
+
+
+def test_no_scored_token_at_all_is_no_loss_and_no_gradient():
+    student = torch.randn(2, 3, 4, requires_grad=True)
+    loss = token_soft_cross_entropy(student, torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not student.grad.any()
+
+
+def test_span_soft_cross_entropy_by_hand():
+    # Two real tokens of three. Start: teacher (3/4, 1/4), student uniform, log 2; end: both uniform, log 2. A second
+    # sentence of one token: whatever the logits, its distribution is certain, 0.
+    student, teacher = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
+    teacher[0, 0, 0] = math.log(3.0)
+    student[1, 0] = torch.tensor([5.0, -5.0])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    assert span_soft_cross_entropy(student, teacher, mask).item() == pytest.approx((math.log(2) + 0) / 2)
+    # Both of the first sentence's start at the teacher's own distribution: its entropy, with log 2 for the end.
+    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    loss = span_soft_cross_entropy(teacher[:1], teacher[:1], mask[:1])
+    assert loss.item() == pytest.approx((entropy + math.log(2)) / 2)
+
+
 def test_relation_loss_by_hand():
     # Two tokens, one head of width 1; keys and values are all 0 and add nothing. Teacher queries (log 3, 1): token 1's
     # products are (log 3)^2 and log 3, token 2's log 3 and 1. The student's are 0, so uniform: KL of (p, 1 - p) to
@@ -152,6 +230,22 @@ def numpy_cross_entropy(student, teacher, lengths, t=3.0):
     return -(softmax(teacher / t) * np.log(softmax(student / t))).sum(-1).mean() * t**2
 
 
+def numpy_binary(student, teacher, lengths, t=3.0):
+    p, q = (1 / (1 + np.exp(-logits / t)) for logits in (teacher, student))
+    return -(p * np.log(q) + (1 - p) * np.log(1 - q)).sum(-1).mean() * t**2
+
+
+def numpy_tokens(student, teacher, lengths, t=3.0):
+    pairs = [(s[:n], o[:n]) for s, o, n in zip(student, teacher, lengths, strict=True)]
+    own, other = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
+    return numpy_cross_entropy(own, other, lengths, t)
+
+
+def numpy_spans(student, teacher, lengths, t=3.0):
+    pairs = [(s[:n].T, o[:n].T) for s, o, n in zip(student, teacher, lengths, strict=True)]
+    return np.mean([numpy_cross_entropy(own, other, lengths, t) for own, other in pairs])
+
+
 def numpy_regression(student, teacher, lengths):
     return ((student - teacher) ** 2).mean()
 
@@ -162,6 +256,9 @@ FORMULAS = {
     "hidden": (hidden_loss, numpy_hidden, (3, 4, 5), (3, 4, 5), {}),
     "relations": (relation_loss, numpy_relations, (3, 3, 4, 4), (3, 3, 4, 6), {"heads": 2}),
     "cross entropy": (soft_cross_entropy, numpy_cross_entropy, (3, 5), (3, 5), {"temperature": 3.0}),
+    "binary cross entropy": (binary_soft_cross_entropy, numpy_binary, (3, 5), (3, 5), {"temperature": 3.0}),
+    "tokens": (token_soft_cross_entropy, numpy_tokens, (3, 4, 5), (3, 4, 5), {"temperature": 3.0}),
+    "spans": (span_soft_cross_entropy, numpy_spans, (3, 4, 2), (3, 4, 2), {"temperature": 3.0}),
     "regression": (regression_loss, numpy_regression, (3, 2), (3, 2), {}),
 }
 
@@ -173,7 +270,7 @@ def formula(request):
     chance = np.random.default_rng(0)
     student, teacher = chance.normal(size=own), chance.normal(size=other)
     mask = torch.tensor([[1] * n + [0] * (4 - n) for n in LENGTHS])
-    after = (mask,) if "mask_BL" in loss.__annotations__ else ()
+    after = (mask,) if {"mask_BL", "scored_BL"} & loss.__annotations__.keys() else ()
     taught = torch.tensor(teacher, dtype=torch.float32)
     return lambda s: loss(s, taught, *after, **more), lambda s: independent(s, teacher, LENGTHS), student
 
@@ -244,5 +341,11 @@ def test_shapes_that_differ_are_named():
         relation_loss(torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 2, 6), torch.ones(1, 2), heads=4)
     with pytest.raises(ShapeError, match="outputs"):
         regression_loss(torch.zeros(1, 1), torch.zeros(2, 1))
-    with pytest.raises(ShapeError, match="logits"):
-        soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 3))
+    for loss in (soft_cross_entropy, binary_soft_cross_entropy):
+        with pytest.raises(ShapeError, match="logits"):
+            loss(torch.zeros(1, 2), torch.zeros(1, 3))
+    for loss in (token_soft_cross_entropy, span_soft_cross_entropy):
+        with pytest.raises(ShapeError, match=r"logits .*: student has \(1, 3, 2\), teacher \(1, 3, 4\)"):
+            loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), torch.ones(1, 3))
+        with pytest.raises(ShapeError, match=r"mask .*: expected \(1, 3\), found \(1, 2\)"):
+            loss(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), torch.ones(1, 2))

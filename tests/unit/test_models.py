@@ -2,11 +2,23 @@
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
-from tests.unit.teachers import FAMILIES, SHAPE
-from tinybert.models import load_teacher
+from tests.unit.kind_data import NAMES
+from tests.unit.teachers import DISTIL, FAMILIES, SHAPE
+from tinybert.kinds import KINDS
+from tinybert.models import load_model, load_teacher
 from tinybert.precision import halve_linears
+from tinybert.stages.logits import take_over_head
 from tinybert.states import transformer_layers
 
 BATCH = {
@@ -78,3 +90,36 @@ def test_weights_under_another_name_are_still_the_models(tmp_path):
     model.save_pretrained(tmp_path, state_dict=old)
     for mine, theirs in zip(states(load_teacher(tmp_path, 4), 4, "fp32"), states(model.eval(), 4, "fp32"), strict=True):
         assert torch.equal(mine, theirs)
+
+
+CONFIGS = {
+    "bert": BertConfig(**SHAPE),
+    "roberta": RobertaConfig(**SHAPE, type_vocab_size=1),
+    "xlm-roberta": XLMRobertaConfig(**SHAPE, type_vocab_size=1),
+    "electra": ElectraConfig(**SHAPE, embedding_size=16),
+    "distilbert": DistilBertConfig(**DISTIL),
+    "mpnet": MPNetConfig(**SHAPE),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_has_a_head_for_every_kind(family, kind, tmp_path):
+    """An encoder gets a new one, which is the same after it was saved, and the one that `logits` gives a student."""
+    torch.manual_seed(0)
+    AutoModel.from_config(CONFIGS[family]).save_pretrained(tmp_path / "encoder")
+    teacher, names = load_model(tmp_path / "encoder", KINDS[kind], NAMES[kind]).eval(), NAMES[kind]
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert list(teacher.config.id2label.values()) == names
+    loaded = load_model(tmp_path / "teacher", KINDS[kind]).eval()
+    with torch.no_grad():
+        logits, again = (KINDS[kind].logits(model(**BATCH)) for model in (teacher, loaded))
+    assert torch.equal(logits, again)
+    assert logits.shape == ((2, 5, len(names)) if KINDS[kind].per_token else (2, len(names)))
+
+    student = load_model(tmp_path / "encoder", KINDS[kind], names)
+    head = {name for name, _ in teacher.named_parameters() if not name.startswith(f"{teacher.base_model_prefix}.")}
+    assert head
+    assert take_over_head(student, teacher)
+    own, taught = dict(student.named_parameters()), dict(teacher.named_parameters())
+    assert all(torch.equal(own[name], taught[name]) for name in head)

@@ -22,18 +22,21 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from tests.unit.exported import exported, network
+from tests.unit.exported import PAIRED, exported, network
 from tests.unit.teachers import DISTIL, SHAPE
 from tinybert import onnx_model
 from tinybert.data import TaskData
 from tinybert.errors import ConfigError, ModelError
-from tinybert.models import load_classifier, load_tokenizer
-from tinybert.onnx_model import OnnxClassifier, check_export, export_onnx
+from tinybert.kinds import kind_of
+from tinybert.models import load_model, load_tokenizer
+from tinybert.onnx_model import OnnxModel, check_export, export_onnx
 from tinybert.release_config import ExportConfig
 from tinybert.scoring import predict
 from tinybert.states import model_inputs
 
 PLAIN, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
+CLASSES = kind_of("classification")
+PER_TOKEN = ["token_classification", "question_answering"]
 
 
 def batch(rows, length, vocabulary=50):
@@ -47,7 +50,7 @@ def batch(rows, length, vocabulary=50):
 
 @pytest.fixture(scope="module")
 def plain():
-    return OnnxClassifier(exported().out, PLAIN, threads=1)
+    return OnnxModel(exported().out, PLAIN, threads=1)
 
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (1, 9), (2, 8), (5, 2), (3, 64)])
@@ -57,6 +60,22 @@ def test_logits_are_those_of_torch_for_every_batch_and_length(plain, rows, lengt
         expected = network()(**inputs).logits
     assert expected.std() > 0.1
     torch.testing.assert_close(plain(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PER_TOKEN)
+def test_each_token_has_logits_of_its_own_whatever_the_batch_and_length(kind):
+    plain, network_ = OnnxModel(exported(kind).out, PLAIN, threads=1), network(kind)
+    for rows, length in ((1, 1), (3, 9)):
+        inputs = batch(rows, length)
+        with torch.no_grad():
+            output = network_(**inputs)
+        parts = (
+            [output.logits] if "logits" in output else [output.start_logits[..., None], output.end_logits[..., None]]
+        )
+        expected = torch.cat(parts, dim=-1)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(plain(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+    assert plain.config.num_labels == expected.shape[-1]
 
 
 def test_padding_and_segments_reach_the_model(plain):
@@ -69,8 +88,10 @@ def test_padding_and_segments_reach_the_model(plain):
 
 def test_it_is_called_as_a_transformers_model_is(plain):
     rows = TaskData(exported().data).rows("test")
-    arguments = (load_tokenizer(exported().out), rows, 16, 8, "fp32")
-    torch.testing.assert_close(predict(plain, *arguments), predict(network(), *arguments), atol=1e-4, rtol=1e-4)
+    arguments = (load_tokenizer(exported().out), rows, 16, CLASSES, 8, "fp32")
+    found, expected = predict(plain, *arguments), predict(network(), *arguments)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    assert found.answers == expected.answers
     assert plain.device == torch.device("cpu")
     assert plain.config.id2label == {0: "bad", 1: "good", 2: "neither"}
     assert (plain.eval(), plain.train(True), plain.training) == (plain, plain, False)
@@ -112,7 +133,7 @@ def test_int8_includes_the_embeddings():
 
 
 def test_int8_answers_nearly_as_torch_does():
-    classifier, inputs = OnnxClassifier(exported().out, INT8, threads=1), batch(64, 12)
+    classifier, inputs = OnnxModel(exported().out, INT8, threads=1), batch(64, 12)
     with torch.no_grad():
         expected = network()(**inputs).logits
     found = classifier(**inputs).logits
@@ -132,13 +153,13 @@ def test_nothing_of_this_machine_stands_in_the_file():
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"model\.onnx: onnxruntime .* cannot read it .*export the model again"):
-        OnnxClassifier(tmp_path, "model.onnx")
+        OnnxModel(tmp_path, "model.onnx")
 
 
 def test_a_model_too_large_for_one_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_model, "LIMIT", 1000)
     with pytest.raises(ModelError, match=r"set export.onnx and export.int8 to false"):
-        export_onnx(network(), ["input_ids"], tmp_path / "model.onnx")
+        export_onnx(network(), CLASSES, ["input_ids"], tmp_path / "model.onnx")
 
 
 def test_a_missing_extra_is_named_before_anything_runs(monkeypatch):
@@ -149,16 +170,17 @@ def test_a_missing_extra_is_named_before_anything_runs(monkeypatch):
     check_export(ExportConfig(onnx=False, int8=False))
 
 
-def test_an_onnx_model_answers_without_torch_and_transformers():
+@pytest.mark.parametrize("kind", ["classification", *PER_TOKEN])
+def test_an_onnx_model_answers_without_torch_and_transformers(kind):
+    pairs = ["a story"] if kind in PAIRED else None
+    unwanted = ["torch", "transformers", *(["sklearn"] if kind != "token_classification" else [])]
     program = (
-        "import json, sys; from tinybert.serving import Classifier; "
-        f"answers = Classifier.load({str(exported().out)!r}).answer(['the film'], ['a story']); "
-        "print(json.dumps([answers[0].label, [m for m in ('torch', 'transformers') if m in sys.modules]]))"
+        "import json, sys; from tinybert.serving import Student; "
+        f"answers = Student.load({str(exported(kind).out)!r}).answer(['the film'], {pairs}); "
+        f"print(json.dumps([answers[0].error, [m for m in {unwanted} if m in sys.modules]]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    label, loaded = json.loads(done.stdout)
-    assert label in ("bad", "good", "neither")
-    assert not loaded
+    assert json.loads(done.stdout) == [None, []]
 
 
 FAMILIES = {
@@ -178,8 +200,8 @@ def test_every_family_exports(family, tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     names = list(model_inputs(model, batch(1, 4)))
-    export_onnx(model, names, tmp_path / "model.onnx")
-    found = OnnxClassifier(tmp_path, "model.onnx", threads=1)
+    export_onnx(model, CLASSES, names, tmp_path / "model.onnx")
+    found = OnnxModel(tmp_path, "model.onnx", threads=1)
     assert set(found.inputs) == set(names)
     for rows, length in ((1, 1), (4, 17)):
         inputs = batch(rows, length)
@@ -190,6 +212,6 @@ def test_every_family_exports(family, tmp_path):
 
 @pytest.mark.slow
 def test_the_same_weights_give_the_same_file(tmp_path):
-    names = OnnxClassifier(exported().out, PLAIN).inputs
-    export_onnx(load_classifier(exported().student), names, tmp_path / "again.onnx")
+    names = OnnxModel(exported().out, PLAIN).inputs
+    export_onnx(load_model(exported().student, CLASSES), CLASSES, names, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (exported().out / PLAIN).read_bytes()

@@ -6,12 +6,13 @@ import shutil
 import pytest
 import yaml
 
-from tests.unit.exported import altered, exported
+from tests.unit.exported import PAIRED, altered, exported, served, write_data
 from tinybert.config import DistillConfig
 from tinybert.digest import content_digest, list_files
 from tinybert.errors import ModelError
+from tinybert.kinds import kind_of
 from tinybert.released import Released
-from tinybert.serving import Classifier
+from tinybert.serving import Student
 from tinybert.stages import package
 
 CONFIG = DistillConfig.model_validate(
@@ -48,6 +49,7 @@ def sources(tmp_path):
     report, decision, teacher = (tmp_path / name for name in ("report", "decision", "teacher"))
     models = dict.fromkeys(TEMPERATURES, NUMBERS)
     circumstances = {"rows": 250, "test_is_validation": False, "confidence": 0.95}
+    circumstances |= {"kind": "classification", "metric": "accuracy", "metrics": ["accuracy"]}
     write_json(report / "comparison.json", {**models, **circumstances})
     (report / "comparison.md").write_text("| | accuracy |\n|---|---|\n| int8 | 91.2% |\n")
     classes = {label: {"recall": recall, "support": support} for label, (recall, support) in RECALLS.items()}
@@ -85,8 +87,8 @@ def test_variants_that_were_not_kept_are_left_out(sources, tmp_path):
 
 def test_a_package_answers_with_calibrated_probabilities(sources, tmp_path):
     make(sources, tmp_path / "out")
-    packaged, plain = Classifier.load(tmp_path / "out"), Classifier.load(exported().out)
-    one, other = (model.answer(["the film"], ["a story"])[0].probabilities for model in (packaged, plain))
+    packaged, plain = Student.load(tmp_path / "out"), Student.load(exported().out)
+    one, other = (model.answer(["the film"], ["a story"])[0].chances for model in (packaged, plain))
     powers = {label: chance ** (1 / 1.75) for label, chance in other.items()}
     assert one == pytest.approx({label: power / sum(powers.values()) for label, power in powers.items()}, abs=1e-6)
 
@@ -153,7 +155,9 @@ def test_the_card_names_limits_origin_and_use(sources, tmp_path):
         "## Promoted\n\nIt is better.",
         f"`{content_digest(exported().data)}`",
         f"`{content_digest(exported().out)}`",
-        'mlflow.pyfunc.load_model("models:/review-mood@champion").predict([["...", "..."]])',
+        'student = Student.load("DIRECTORY")\nstudent.answer(["A text to classify"], pairs=["Its pair"])',
+        'pipeline("text-classification", model="DIRECTORY", truncation=True)',
+        'mlflow.pyfunc.load_model("models:/review-mood@champion")\nmodel.predict([["A text to classify", "Its pair"]])',
     ):
         assert sentence in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
@@ -174,8 +178,8 @@ def test_a_single_text_model_is_shown_with_single_texts(sources, tmp_path):
     _, text = card(
         sources, tmp_path, CONFIG.model_copy(update={"publish": CONFIG.publish.model_copy(update={"name": None})})
     )
-    assert 'answer(["..."])' in text
-    assert 'mlflow.pyfunc.load_model("models:/reviews@champion").predict(["..."])' in text
+    assert 'student.answer(["A text to classify"])' in text
+    assert 'mlflow.pyfunc.load_model("models:/reviews@champion")\nmodel.predict(["A text to classify"])' in text
 
 
 def test_a_decision_about_another_student_is_refused(sources, tmp_path):
@@ -185,4 +189,71 @@ def test_a_decision_about_another_student_is_refused(sources, tmp_path):
     variants = {name: variant for name, variant in released.variants.items() if name != "int8"}
     released.model_copy(update={"variants": variants, "default": "onnx"}).write(student)
     with pytest.raises(ModelError, match=r"serves 'int8', but the student was exported and kept as torch, onnx"):
+        make({**sources, "student": student}, tmp_path / "out")
+
+
+KINDS = {
+    "multi_label": (
+        "f1_micro",
+        "gives texts any number of 3 labels: `bad`, `good`, `neither`.",
+        "Micro F1 90.0% on 250 test rows (95% interval 88.0% to 92.0%).",
+        'pipeline("text-classification", model="DIRECTORY", truncation=True, top_k=None)',
+    ),
+    "regression": (
+        "pearson",
+        "gives texts a number: `stars`.",
+        "Pearson correlation 90.0% on 250 test rows (95% interval 88.0% to 92.0%).",
+        "# columns: value, truncated, error",
+    ),
+    "token_classification": (
+        "entity_f1",
+        "tags the words of texts with 4 tags: `O`, `B-MOOD`, `B-THING`, `I-THING`.",
+        "Entity F1 90.0% on 250 test rows (95% interval 88.0% to 92.0%).",
+        'pipeline("token-classification", model="DIRECTORY", aggregation_strategy="first")',
+    ),
+    "question_answering": (
+        "answer_f1",
+        "finds answers to questions in the texts given with them.",
+        "Answer F1 90.0% on 250 test rows (95% interval 88.0% to 92.0%).",
+        "Reads 16 tokens at once, a longer text in parts of that length that overlap.",
+    ),
+}
+"""Of each other kind its score, and sentences of its card."""
+
+
+def of_kind(kind, sources, directory):
+    """What a package of a student of another kind is made of; its answers are not calibrated, and it has no classes."""
+    score = KINDS[kind][0]
+    numbers = {score: 0.9, f"{score}_low": 0.88, f"{score}_high": 0.92}
+    circumstances = {"rows": 250, "test_is_validation": False, "confidence": 0.95, "kind": kind, "metric": score}
+    write_json(sources["report"] / "comparison.json", {"student": numbers, **circumstances})
+    write_json(sources["report"] / "classes.json", {"student": {}})
+    write_json(sources["report"] / "calibration.json", {})
+    write_decision(sources["decision"], served="torch", kept=("torch",))
+    return {**sources, "student": served(kind), "data": write_data(directory, kind in PAIRED, kind)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_of_any_kind_is_packaged_with_a_card_of_its_own(kind, sources, tmp_path):
+    sources = of_kind(kind, sources, tmp_path / "data")
+    metrics = make(sources, tmp_path / "out")
+    assert metrics.keys() == {"variants", "megabytes"}
+    released = Released.read(tmp_path / "out")
+    assert (released.kind, released.variants["torch"].temperature) == (kind, 1.0)
+    _, matter, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(matter)["pipeline_tag"] == kind_of(kind).pipeline
+    for sentence in KINDS[kind][1:]:
+        assert sentence in text
+    assert "temperature of" not in text
+    assert "Weak classes" not in text
+    assert "No class is" not in text
+
+
+def test_a_package_that_does_not_answer_is_refused(sources, tmp_path):
+    """It wants pairs, and the data has single texts."""
+    sources = of_kind("regression", sources, tmp_path / "data")
+    student = tmp_path / "student"
+    shutil.copytree(sources["student"], student)
+    Released.read(student).model_copy(update={"pair": True}).write(student)
+    with pytest.raises(ModelError, match=r"the package does not answer .*text_pair is missing; .*export the student"):
         make({**sources, "student": student}, tmp_path / "out")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tinybert.config import DataConfig
 from tinybert.data import SPLITS, TaskData
 from tinybert.errors import DataError
+from tinybert.splitting import Row, part
 from tinybert.stages import prepare
 
 
@@ -93,8 +94,8 @@ def growing_data(draw):
 
 
 def parted(labels, config):
-    rows = [prepare.Row(f"sentence number {n}", None, label) for n, label in enumerate(labels)]
-    return prepare.part({"train": rows, "validation": [], "test": []}, config)
+    rows = [Row(f"sentence number {n}", None, label, stratum=label) for n, label in enumerate(labels)]
+    return part({"train": rows, "validation": [], "test": []}, config, set(labels))
 
 
 @settings(deadline=None)

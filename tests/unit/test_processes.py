@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.line import Line, Points, fit, halfway, weights
+from tests.unit.line import Line, Points, Uneven, fit, halfway, weights
 from tinybert import processes
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,7 @@ def jobs(tmp_path_factory):
     listed = [
         {"directory": "two", "processes": 2, "fields": {"checkpoint_every": 2}, "validated": True},
         {"directory": "ragged", **ragged},
+        {"directory": "uneven", **ragged, "uneven": True},
         {"directory": "killed", **ragged, "signalled": 1, "signal": signal.SIGKILL, "step": 14},
         {"directory": "killed", **ragged, "name": "again"},
         {"directory": "told", "processes": 2, "signalled": 1, "signal": signal.SIGTERM, "step": 6},
@@ -49,9 +50,11 @@ def checkpoints(directory):
     return {path.name for path in (directory / "out-resume").glob("checkpoint-*")}
 
 
-@pytest.mark.parametrize(("name", "rows", "fields"), [("two", 40, {}), ("ragged", 39, {"accumulation": 2})])
+@pytest.mark.parametrize(
+    ("name", "rows", "fields"), [("two", 40, {}), ("ragged", 39, {"accumulation": 2}), ("uneven", 39, {})]
+)
 def test_two_processes_give_the_weights_and_losses_of_one(jobs, tmp_path, name, rows, fields):
-    one, curve = Line(), []
+    one, curve = Uneven() if name == "uneven" else Line(), []
     told = {"on_metrics": lambda metrics, step: curve.append((step, metrics)), **fields}
     metrics = fit(one, Points(rows), tmp_path, validation=halfway(one) if name == "two" else None, **told)
     assert read(jobs / name / "run.json") == [0, 0]

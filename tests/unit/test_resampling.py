@@ -8,7 +8,8 @@ from scipy import stats
 
 from tinybert import resampling
 from tinybert.errors import DataError
-from tinybert.metrics import METRICS, Metric
+from tinybert.kinds import KINDS
+from tinybert.metrics import Metric
 from tinybert.resampling import (
     better_p_value,
     difference_interval,
@@ -18,8 +19,8 @@ from tinybert.resampling import (
     worse_p_value,
 )
 
-ACCURACY, F1 = METRICS["accuracy"], METRICS["f1_macro"]
-MEAN = Metric(lambda labels, predicted, classes: np.stack([labels, np.ones(len(labels))], axis=1), ACCURACY.value)
+ACCURACY, F1 = (KINDS["classification"].metrics[name] for name in ("accuracy", "f1_macro"))
+MEAN = Metric(lambda labels, answers, names: np.stack([labels, np.ones(len(labels))], axis=1), ACCURACY.value)
 
 
 def hits(rows, lost=0, won=0):
@@ -49,7 +50,7 @@ def tango(lost, won, rows, margin):
 
 def test_the_interval_is_scipys():
     labels, predicted, _ = three_classes()
-    statistics = F1.statistics(labels, predicted, 3)
+    statistics = F1.statistics(labels, predicted, "abc")
     expected = stats.bootstrap(
         (np.arange(300),),
         lambda rows, axis: F1.value(statistics[rows].sum(axis=axis - 1 if axis < 0 else axis)),
@@ -70,7 +71,7 @@ def test_the_interval_of_an_accuracy_is_binomial():
 
 def test_rows_that_are_all_distinct_are_resampled_too(monkeypatch):
     values = np.random.default_rng(0).normal(size=200)
-    statistics = MEAN.statistics(values, None, 0)
+    statistics = MEAN.statistics(values, [], [])
     expected = stats.norm.interval(0.9, values.mean(), values.std() / 200**0.5)
     found = interval(MEAN, statistics, 0.9, 4000, 0)
     assert found == pytest.approx(expected, abs=0.01)
@@ -95,7 +96,7 @@ def test_better_is_mcnemars_exact_test(lost, won):
 
 def test_a_permutation_changes_row_by_row():
     labels, one, two = three_classes(12, seed=3)
-    pair = [F1.statistics(labels, predicted, 3) for predicted in (one, two)]
+    pair = [F1.statistics(labels, predicted, "abc") for predicted in (one, two)]
     differences = []
     for swaps in itertools.product([False, True], repeat=12):
         kept, changed = (np.where(np.array(swaps)[:, None], a, b) for a, b in (pair[::-1], pair))
@@ -108,7 +109,7 @@ def test_a_permutation_changes_row_by_row():
 def test_models_that_never_differ_are_not_better():
     first, second, _ = hits(500)
     assert better_p_value(ACCURACY, first, second, 100, 0) == 1
-    assert better_p_value(F1, *(F1.statistics(*[np.zeros(5, int)] * 2, 2),) * 2, 100, 0) == 1
+    assert better_p_value(F1, *(F1.statistics(*[np.zeros(5, int)] * 2, "ab"),) * 2, 100, 0) == 1
 
 
 def test_a_p_value_is_never_0():
@@ -182,7 +183,7 @@ def test_an_f1_that_is_worse_by_the_margin_seldom_passes(share, rows):
     passed = 0
     for _ in range(200):
         labels, *answers = draw(generator, share, rows, first, second)
-        triple = [F1.statistics(labels, predicted, 2) for predicted in (*answers, 1 - labels)]
+        triple = [F1.statistics(labels, predicted, "ab") for predicted in (*answers, 1 - labels)]
         passed += not_worse_p_value(F1, *triple, 0.02) <= 0.05
     assert 2 <= passed <= stats.binom.ppf(0.999, 200, 0.05)
 
@@ -191,10 +192,96 @@ def test_the_f1_of_a_shy_and_a_bold_model_differs_by_chance_more_than_permutatio
     # Equals in macro F1. With the permutations alone, 7% of such shy models were promoted at alpha 0.05.
     generator, bold, shy = np.random.default_rng(1), np.array([0.94, 0.773]), np.array([0.97, 0.5])
     labels, *answers = draw(generator, 0.03, 2000, shy, bold)
-    pair = [F1.statistics(labels, predicted, 2) for predicted in answers]
+    pair = [F1.statistics(labels, predicted, "ab") for predicted in answers]
     found, score = better_p_value(F1, *pair, 10_000, 0), not_worse_p_value(F1, *pair, pair[1], 0)
     monkeypatch.setattr(resampling, "not_worse_p_value", lambda *_, **__: 0.0)
     assert better_p_value(F1, *pair, 10_000, 0) < found == score
+
+
+# Scores of other kinds ------------------------------------------------------------------------------------------------
+
+TAGS = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
+ENTITIES = ["BO", "OLl", "OOO", "OBbO", "LOB", "LOBb", "O"]
+
+
+def tagged(rows, seed, *qualities):
+    """Labels of sentences, and answers of models that know so much of them: they overlook entities and invent some."""
+    generator = np.random.default_rng(seed)
+    labels = [["OLBlb".index(tag) for tag in ENTITIES[number]] for number in generator.integers(0, 7, rows)]
+
+    def answer(label, quality):
+        return [tag if generator.random() < quality else int(generator.choice([0, 2])) for tag in label]
+
+    return labels, *([answer(label, quality) for label in labels] for quality in qualities)
+
+
+def scattered(rows, seed, *noises):
+    """Numbers, and answers of models with so much noise."""
+    generator = np.random.default_rng(seed)
+    labels = generator.normal(3, 1, rows)
+    return labels, *(labels + generator.normal(0, noise, rows) for noise in noises)
+
+
+OTHERS = {
+    "entity_f1": (KINDS["token_classification"], TAGS, tagged, (0.8, 0.8)),
+    "pearson": (KINDS["regression"], ["label"], scattered, (0.6, 0.6)),
+    "spearman": (KINDS["regression"], ["label"], scattered, (0.6, 0.6)),
+    "f1_micro": (
+        KINDS["multi_label"],
+        TAGS,
+        lambda *args: ([sorted({*row}) for row in rows] for rows in tagged(*args)),
+        (0.8, 0.8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_intervals_are_those_of_drawing_rows(name):
+    kind, names, rows, qualities = OTHERS[name]
+    metric = kind.metrics[name]
+    labels, answers = rows(100, 0, *qualities[:1])
+    generator, drawn = np.random.default_rng(1), []
+    for _ in range(400):
+        chosen = generator.integers(0, 100, 100)
+        drawn.append(metric.score([labels[n] for n in chosen], [answers[n] for n in chosen], names))
+    low, high = interval(metric, metric.statistics(labels, answers, names), 0.9, 4000, 0)
+    assert low < metric.score(labels, answers, names) < high
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.02)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_equals_seldom_seem_better_and_one_model_never(name):
+    kind, names, rows, qualities = OTHERS[name]
+    metric, alarms = kind.metrics[name], 0
+    for seed in range(100):
+        labels, *answers = rows(80, seed, *qualities)
+        pair = [metric.statistics(labels, said, names) for said in answers]
+        alarms += better_p_value(metric, *pair, 199, seed) <= 0.05
+    assert alarms <= stats.binom.ppf(0.999, 100, 0.05)
+    assert better_p_value(metric, pair[0], pair[0], 199, 0) == 1
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_much_better_model_is_better(name):
+    kind, names, rows, (quality, _) = OTHERS[name]
+    labels, *answers = rows(300, 0, *((0.95, 0.6) if quality == 0.8 else (0.3, 1.0)))
+    metric = kind.metrics[name]
+    pair = [metric.statistics(labels, said, names) for said in answers]
+    wrong = metric.statistics(labels, kind.wrong(labels, names), names)
+    assert better_p_value(metric, *pair, 999, 0) == 0.001
+    assert not_worse_p_value(metric, *pair, wrong, 0.01) < 0.001
+    assert not_worse_p_value(metric, *pair[::-1], wrong, 0.01) > 0.99
+
+
+def test_a_correlation_that_is_worse_by_the_margin_seldom_passes():
+    # labels + noise of deviation s correlate by 1 / (1 + s^2)^0.5: 0.85, and 0.83.
+    kind, metric, passed = KINDS["regression"], KINDS["regression"].metrics["pearson"], 0
+    noises = [(1 / correlation**2 - 1) ** 0.5 for correlation in (0.83, 0.85)]
+    for seed in range(200):
+        labels, *answers = scattered(400, seed, *noises)
+        triple = [metric.statistics(labels, said, []) for said in (*answers, kind.wrong(labels, []))]
+        passed += not_worse_p_value(metric, *triple, 0.02) <= 0.05
+    assert 2 <= passed <= stats.binom.ppf(0.999, 200, 0.05)
 
 
 def test_holm_by_hand():

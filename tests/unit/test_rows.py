@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizer
 
+from tests.unit.kind_data import tokenizer_of, write_encoder, write_kind
 from tinybert import rows as module
 from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.errors import DataError
-from tinybert.rows import TaskRows, TokenTable, imitation_rows, task_rows
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Features
+from tinybert.rows import TaskRows, TokenTable, imitation_rows, parts, task_rows
 from tinybert.samples import sentences
 from tinybert.teacher_cache import StateShape, TeacherCache, row_keys
 
 TEXTS = [text for text, _ in sentences()[::7]]
+CLASSES = KINDS["classification"]
 PAIRS = ["boring", "a truly boring camera , I say", "the cast", "moving"]
 
 
@@ -54,7 +58,7 @@ def assert_same(found, wanted):
 def test_batches_are_the_tokenizers_own(tokenizer, paired, max_length, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 10)
     pairs = [PAIRS[n % 4] for n in range(len(TEXTS))] if paired else None
-    table = TokenTable(dataset(TEXTS, pairs), tokenizer, max_length)
+    table = TokenTable(dataset(TEXTS, pairs), tokenizer, max_length, CLASSES)
     assert len(table) == len(TEXTS)
     assert ("token_type_ids" in table.inputs(np.array([0]))) == ("token_type_ids" in tokenizer.model_input_names)
     for chosen in (np.arange(len(TEXTS)), np.array([3]), np.array([20, 5, 5, len(TEXTS) - 1]), np.arange(8, 13)):
@@ -69,27 +73,103 @@ def test_batches_are_the_tokenizers_own(tokenizer, paired, max_length, monkeypat
 @given(st.lists(st.text(string.ascii_lowercase + " ,.", max_size=40), min_size=1, max_size=8))
 def test_any_texts(smoke_material, texts):
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    table = TokenTable(dataset(texts), tokenizer, 12)
+    table = TokenTable(dataset(texts), tokenizer, 12, CLASSES)
     assert_same(table.inputs(np.arange(len(texts))), expected(tokenizer, texts, None, 12))
 
 
-def test_task_rows_bring_their_labels(smoke_material):
+def test_task_rows_bring_their_labels(smoke_material, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    rows = task_rows(dataset(TEXTS), tokenizer, 64)
+    rows = task_rows(write_data(tmp_path / "data", [(text, None) for text in TEXTS]), tokenizer)
     assert isinstance(rows, TaskRows)
     assert len(rows) == len(rows.lengths) == len(TEXTS)
     batch = rows.batch(np.array([4, 7, 6]), torch.Generator())
     assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids", "labels"}
-    assert batch["labels"].tolist() == [0, 1, 0]
+    assert batch["labels"].tolist() == [len(TEXTS[n]) % 2 for n in (4, 7, 6)]
     assert batch["labels"].dtype == torch.int64
 
 
 def test_the_table_leaves_no_file_behind(smoke_material, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
-    table = TokenTable(dataset(TEXTS), tokenizer, 64)
+    table = TokenTable(dataset(TEXTS), tokenizer, 64, CLASSES)
     assert not list(tmp_path.iterdir())
     assert_same(table.inputs(np.array([0, 1])), expected(tokenizer, TEXTS[:2], None, 64))
+
+
+# Every kind ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Tokenizer of the tiny BERT that reads every kind's data."""
+    return tokenizer_of(write_encoder(tmp_path_factory.mktemp("models") / "encoder"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [1, 3, 50])
+def test_targets_do_not_depend_on_the_chunks_they_are_made_in(small, tmp_path, monkeypatch, kind, chunk):
+    task = write_kind(tmp_path / "data", kind, rows=10)
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    rows = task_rows(task, small)
+    whole = KINDS[kind].targets(task.rows("train")["label"][:], rows.table.features, task.labels)
+    assert rows.targets.dtype == whole.dtype
+    np.testing.assert_array_equal(rows.targets, whole)
+
+
+def test_labels_of_words_stand_at_their_first_pieces(small, tmp_path):
+    task = write_kind(tmp_path / "data", "token_classification", rows=6)
+    batch = task_rows(task, small).batch(np.arange(6), torch.Generator())
+    assert batch["labels"].dtype == torch.int64
+    for row, ids, labels in zip(task.rows("train"), batch["input_ids"], batch["labels"], strict=True):
+        pieces = [small.tokenize(word) for word in row["text"].split()]
+        expected = [[label, *[-100] * (len(word) - 1)] for word, label in zip(pieces, row["label"], strict=True)]
+        flat = [-100, *[label for word in expected for label in word]]
+        assert labels.tolist() == flat + [-100] * (len(ids) - len(flat))
+
+
+def test_windows_of_a_context_are_features_with_the_answers_place(small, tmp_path):
+    task = write_kind(tmp_path / "data", "question_answering", rows=20)
+    rows, texts = task_rows(task, small), task.rows("train")
+    assert len(rows) == len(rows.lengths) > len(texts)
+    assert rows.lengths.max() <= task.max_length
+    batch = rows.batch(np.arange(len(rows)), torch.Generator())
+    assert batch["labels"].shape == (len(rows), 2)
+    answered = set()
+    for row, ids, (first, last) in zip(rows.table.features.rows, batch["input_ids"], batch["labels"], strict=True):
+        if last:
+            answered.add(int(row))
+            assert small.decode(ids[first : last + 1]) == "red"
+        else:
+            assert (int(first), int(last)) == (0, 0)
+    assert answered == {number for number, row in enumerate(texts) if row["label"]}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), max_size=9), st.integers(1, 5))
+def test_parts_are_the_features_of_their_rows(windows, chunk):
+    """A list of the windows' lengths for each row; place number n is n."""
+    lengths = np.array([length for row in windows for length in row], np.int32)
+    rows = np.array([number for number, row in enumerate(windows) for _ in row], np.int64)
+    features = Features(lengths, rows, np.arange(lengths.sum())[:, None].astype(np.int32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", chunk)
+        found = list(parts(features, len(windows)))
+    assert len(found) == max(1, -(-len(windows) // chunk))
+    done = 0
+    for part in found:
+        own = windows[part.rows]
+        assert part.own.lengths.tolist() == lengths[part.features].tolist() == [n for row in own for n in row]
+        assert part.own.rows.tolist() == [number for number, row in enumerate(own) for _ in row]
+        assert part.own.places[:, 0].tolist() == list(range(part.tokens.start, part.tokens.stop))
+        assert part.rows.start == done
+        done = part.rows.stop
+    assert done == len(windows)
+
+
+def test_no_rows_have_no_tokens(small):
+    table = TokenTable({"text": [], "text_pair": []}, small, 16, CLASSES)
+    assert len(table) == 0
+    assert table.tokens().tolist() == [small.pad_token_id]
 
 
 # The teacher's answers ------------------------------------------------------------------------------------------------
@@ -98,7 +178,7 @@ def test_the_table_leaves_no_file_behind(smoke_material, tmp_path, monkeypatch):
 def write_data(directory, texts):
     directory.mkdir()
     for split in SPLITS:
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", CLASSES) as writer:
             for number, (text, pair) in enumerate(texts):
                 writer.add(text, pair, len(text) % 2, number)
     write_manifest(directory, ["bad", "good"], 16)
@@ -108,7 +188,7 @@ def write_data(directory, texts):
 def write_answers(directory, task, tokenizer, numbers):
     """Answers with states, as the stage `targets` writes them; a row's are drawn from its number."""
     directory.mkdir()
-    table, shape = task_rows(task.rows("train"), tokenizer, task.max_length), StateShape("scores", (2,), 4, 2)
+    table, shape = task_rows(task, tokenizer), StateShape("scores", (2,), 4, 2)
     np.save(directory / "keys.npy", row_keys(task.rows("train"), task.max_length))
     np.save(directory / "lengths.npy", table.lengths)
     np.save(directory / "logits.npy", np.array([[number, -number] for number in numbers], np.float32))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
+from tests.unit.exported import NAMES, released, served
 from tinybert.cli import validated
 from tinybert.errors import ConfigError, DataError, ModelError
 from tinybert.released import TORCH, Released, Variant
@@ -20,6 +21,7 @@ from tinybert.score_config import AnswerConfig, ScoreConfig
 from tinybert.stages import score
 
 LABELS = ["bad", "good"]
+KIND_TEXTS = ["a truly wonderful film", "the script is dreadful", "what a boring story this is", None]
 
 
 def write_model(directory, material, pair=False, max_length=16):
@@ -136,6 +138,47 @@ def test_many_chunks_are_one_answer_file(model, answered, monkeypatch):
     assert counts["rows"] == 9
     for one, other in zip(together, apart, strict=True):
         assert one["p_good"] == pytest.approx(other["p_good"], abs=1e-5)
+
+
+def test_labels_of_every_row_are_a_list(answered):
+    rows, counts, metrics = answered(served("multi_label"), {"text": KIND_TEXTS})
+    assert list(rows[0]) == ["text", *released("multi_label").columns]
+    for row in rows[:-1]:
+        assert row["labels"] == [name for name in NAMES["multi_label"] if row[f"p_{name}"] > 0.5]
+    assert (rows[-1]["labels"], rows[-1]["p_good"], metrics["errors"]) == (None, None, 1)
+    given = [name for row in rows[:-1] for name in row["labels"]]
+    assert counts["labels"] == {name: given.count(name) for name in NAMES["multi_label"]}
+    assert counts["scores"] is None
+
+
+def test_numbers_are_counted_by_their_sum(answered):
+    rows, counts, _ = answered(served("regression"), {"text": KIND_TEXTS})
+    assert list(rows[0]) == ["text", "value", "truncated", "error"]
+    assert counts["labels"] == {}
+    assert counts["scores"] == pytest.approx(sum(row["value"] for row in rows[:-1]))
+
+
+def test_entities_are_lists_of_records_and_rows_are_counted_by_their_types(answered):
+    rows, counts, _ = answered(served("token_classification"), {"text": KIND_TEXTS})
+    assert rows[-1]["entities"] is None
+    found = [entity for row in rows[:-1] for entity in row["entities"]]
+    assert {tuple(entity) for entity in found} == {("label", "text", "start", "end", "score")}
+    assert all(row["text"][e["start"] : e["end"]] == e["text"] for row in rows[:-1] for e in row["entities"])
+    types = [{entity["label"] for entity in row["entities"]} for row in rows[:-1]]
+    assert counts["labels"] == {kind: sum(kind in one for one in types) for kind in ("MOOD", "THING")}
+    assert sum(counts["labels"].values()) > 0
+
+
+def test_answers_to_questions_say_where_they_stand(answered):
+    columns = {"q": ["what film", "who", None], "c": ["a story . " * 9 + "the film is funny", "what music", "a cast"]}
+    rows, counts, metrics = answered(served("question_answering"), columns, text="q", text_pair="c")
+    assert list(rows[0]) == ["q", "c", "answer", "start", "end", "score", "truncated", "error"]
+    for row in rows[:-1]:
+        assert row["answer"] == (row["c"][row["start"] : row["end"]] if row["answer"] else "")
+        assert (row["start"] is None) == (row["answer"] == "")
+    answerable = sum(row["answer"] != "" for row in rows[:-1])
+    assert counts["labels"] == {"answerable": answerable, "unanswerable": 2 - answerable}
+    assert metrics == {"rows": 3, "answered": 2, "errors": 1, "truncated": 0}
 
 
 def test_a_model_of_another_origin_is_refused(smoke_material, answered):
@@ -264,6 +307,17 @@ def test_a_form_that_does_not_fit_the_model_is_refused(pair, fields, message):
     model = Released(labels=LABELS, max_length=16, pair=pair, default=TORCH, variants=variants)
     with pytest.raises(ConfigError, match=message):
         AnswerConfig(**fields).check(model)
+
+
+def test_a_form_that_does_not_fit_a_model_of_questions_is_refused():
+    model = released("question_answering")
+    with pytest.raises(
+        ConfigError, match="text_pair is None, but the model reads questions and contexts; name the sec"
+    ):
+        AnswerConfig(text="question").check(model)
+    AnswerConfig(text="question", text_pair="context", keep=["label", "p_start"]).check(model)
+    with pytest.raises(ConfigError, match="keep: column 'answer' has the name of an answer"):
+        AnswerConfig(text="question", text_pair="context", keep=["answer"]).check(model)
 
 
 def test_only_what_decides_the_answers_is_handed_to_the_stage():

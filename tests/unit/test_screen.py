@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation import quality
-from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data_config import SPLITS
 from tinybert.errors import DataError
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Answers
 from tinybert.stages import screen
-from tinybert.teacher_cache import row_keys
+from tinybert.teacher_cache import row_keys, write_opinions
 
 TRAIN = ["a bad film", "a good film", "the plot is thin"]
 COPIES = [
@@ -29,13 +32,14 @@ LOGITS = [BAD, GOOD, GOOD, BAD, GOOD, [0.5, 0.0], BAD]  # the third is wrong, th
 def write_gathered(directory, train, copies, test_is_validation=False):
     """What the stage gather writes; row n has the label n % 2 and the group "even" or "odd"."""
     directory.mkdir()
-    with RowWriter(directory / "train.arrow") as writer:
+    kind = KINDS["classification"]
+    with RowWriter(directory / "train.arrow", kind) as writer:
         for number, text in enumerate(train):
             writer.add(text, None, number % 2, number, group=("even", "odd")[number % 2])
         for origin, text, recipe in copies:
             writer.add(text, None, origin % 2, origin, recipe)
     for split in SPLITS[1:]:
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", kind) as writer:
             writer.add("held out" if test_is_validation else f"in {split}", None, 0, 0)
     made = {name: sum(copy[2] == name for copy in copies) for name in ("paper", "swap")}
     dropped = {"held_out": {"paper": 1}, "duplicate": {}, "near_duplicate": {}}
@@ -47,10 +51,19 @@ def write_gathered(directory, train, copies, test_is_validation=False):
 
 def write_answers(directory, data, logits):
     """The teacher's answers, as the stage targets writes them."""
+    logits_NC = np.array(logits, np.float64).reshape(len(logits), -1)
+    chances_NC = np.exp(logits_NC) / np.exp(logits_NC).sum(axis=1, keepdims=True)
+    return write_said(directory, data, logits_NC, chances_NC.argmax(axis=1).tolist(), chances_NC.max(axis=1))
+
+
+def write_said(directory, data, logits, answers, confidence):
+    """What the screen reads of the targets."""
+    task = TaskData(data)
     directory.mkdir()
-    np.save(directory / "keys.npy", row_keys(TaskData(data).rows("train"), 64))
-    np.save(directory / "logits.npy", np.array(logits, np.float32).reshape(len(logits), -1))
-    (directory / "manifest.json").write_text(json.dumps({"rows": len(logits), "states": None}))
+    np.save(directory / "keys.npy", row_keys(task.rows("train"), 64))
+    np.save(directory / "logits.npy", np.array(logits, np.float32))
+    (directory / "manifest.json").write_text(json.dumps({"rows": len(answers), "states": None}))
+    write_opinions(task.kind, [Answers(answers, np.array(confidence))], directory)
     return directory
 
 
@@ -193,6 +206,67 @@ def test_answers_for_other_rows_are_refused(run, tmp_path, nowhere):
 def test_answers_with_other_labels_are_refused(run):
     with pytest.raises(DataError, match="the teacher tells 3 labels apart, but the data has 2: bad, good"):
         run(logits=[[1, 2, 3]] * 7)
+
+
+# Other kinds ----------------------------------------------------------------------------------------------------------
+
+
+def write_few(directory, kind, labels, rows, other_tests=()):
+    """The first row is one of the data, the others are copies of it."""
+    directory.mkdir()
+    for split in (*SPLITS, *(f"test_{name}" for name in other_tests)):
+        with RowWriter(directory / f"{split}.arrow", KINDS[kind]) as writer:
+            for number, (text, label) in enumerate(rows if split == "train" else rows[:1]):
+                writer.add(text, None, label, 0, "paper" if number else None)
+    made = {"paper": len(rows) - 1}
+    gathered = {"asked": made, "made": made, "dropped": {"duplicate": {}, "held_out": {}, "near_duplicate": {}}}
+    described = {"kind": kind, "metric": list(KINDS[kind].metrics)[-1], "other_tests": other_tests}
+    write_manifest(directory, labels, 64, **described, original_rows=1, augmentation={**gathered, "kept": made})
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "rows", "answers", "flipped"),
+    [
+        (
+            "multi_label",
+            ["joy", "fear", "love"],
+            [("fun", [0, 2]), ("joke", [0, 2]), ("test", [0, 2]), ("thing", [0, 2])],
+            [[0, 2], [0, 2], [0], []],
+            {"joy": (1, 0, 3, 1), "fear": (0, 0, 0, 0), "love": (1, 0, 3, 2)},
+        ),
+        (
+            "token_classification",
+            ["O", "B-PER", "I-PER"],
+            [(f"Ann Lee {verb}", [1, 2, 0]) for verb in ("left", "ran", "sat", "saw")],
+            [[1, 0, 0], [1, 2, 0], [1, 1, 0], [0, 0, 0]],
+            {"PER": (1, 1, 3, 2)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("policy", ["drop", "relabel", "keep"])
+def test_lists_of_labels_are_judged_as_a_whole(
+    tmp_path, nowhere, monkeypatch, kind, labels, rows, answers, flipped, policy
+):
+    monkeypatch.setattr(screen, "draw", lambda summary, path: None)
+    data = write_few(tmp_path / "data", kind, labels, rows, ["hard"])
+    targets = write_said(tmp_path / "targets", data, np.zeros((9, len(labels))), answers, [0.9] * 4)
+    (out := tmp_path / "out").mkdir()
+    metrics = screen.run(data=data, targets=targets, config=QualityConfig(flipped=policy), out=out, on_metrics=nowhere)
+    task = TaskData(out)
+    found = [(row["text"], row["label"]) for row in task.rows("train")]
+    relabelled = [(text, answer) for (text, _), answer in zip(rows, answers, strict=True)]
+    assert found == {"drop": rows[:2], "relabel": [rows[0], *relabelled[1:]], "keep": rows}[policy]
+    assert metrics["flip_rate"] == 2 / 3
+    assert {name: tuple(c.values()) for name, c in task.manifest["augmentation"]["classes"].items()} == flipped
+    assert (task.kind.name, task.metric, task.other_tests) == (kind, list(KINDS[kind].metrics)[-1], ["hard"])
+    assert (out / "test_hard.arrow").read_bytes() == (data / "test_hard.arrow").read_bytes()
+
+
+def test_where_more_or_less_is_all_there_is_no_copy_is_judged(tmp_path, nowhere):
+    data = write_few(tmp_path / "data", "regression", ["score"], [("fun", 0.5), ("joke", 0.5)])
+    with pytest.raises(DataError, match=r"kind regression .* leave the stage `screen` out"):
+        screen.run(data=data, targets=tmp_path, config=QualityConfig(), out=tmp_path, on_metrics=nowhere)
 
 
 def test_data_that_was_not_gathered_is_refused(tmp_path, nowhere):

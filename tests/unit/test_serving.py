@@ -8,17 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.unit.exported import LABELS, LENGTH, altered, exported, network
+from tinybert.answers import ClassAnswer
 from tinybert.errors import DataError, ModelError
-from tinybert.models import load_classifier
-from tinybert.onnx_model import OnnxClassifier
+from tinybert.kinds import kind_of
+from tinybert.models import load_model
+from tinybert.onnx_model import OnnxModel
 from tinybert.released import Released, Variant
-from tinybert.serving import Answer, Classifier, ServedModel, _load_pyfunc, load_variant
-from tinybert.text_reader import WINDOW, FastReader, SlowReader
+from tinybert.serving import ServedModel, Student, _load_pyfunc, load_variant
 
 TEXTS = ["the film is wonderful", "awful", "a truly boring script and a truly boring story , I say", "", "what music"]
 VARIANTS = {
@@ -36,12 +35,12 @@ def single(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(single):
-    return Classifier.load(single, threads=1)
+    return Student.load(single, threads=1)
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    return Classifier.load(exported().out, "onnx", threads=1)
+    return Student.load(exported().out, "onnx", threads=1)
 
 
 def chances(text, pair=None, temperature=1.0):
@@ -54,7 +53,7 @@ def chances(text, pair=None, temperature=1.0):
 
 @pytest.mark.parametrize(("variant", "temperature"), [("torch", 2.0), ("onnx", 0.5), (None, 0.5)])
 def test_probabilities_are_calibrated_by_the_variants_temperature(single, variant, temperature):
-    for text, answer in zip(TEXTS, Classifier.load(single, variant).answer(TEXTS), strict=True):
+    for text, answer in zip(TEXTS, Student.load(single, variant).answer(TEXTS), strict=True):
         expected = chances(text, temperature=temperature)
         assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-4)
         assert list(answer.probabilities) == LABELS
@@ -86,8 +85,8 @@ def test_what_is_no_text_gets_an_error_and_the_others_go_on(classifier):
     assert answers[0].label == classifier.answer([TEXTS[0]])[0].label
     assert answers[-1].label == classifier.answer([TEXTS[1]])[0].label
     kinds = ["is missing", *(f"is of type {k}" for k in ("int", "float", "list", "bytes", "dict", "bool"))]
-    assert answers[1:-1] == [Answer(error=f"text {kind}; give a string") for kind in kinds]
-    assert classifier.answer([None]) == [Answer(error="text is missing; give a string")]
+    assert answers[1:-1] == [ClassAnswer(error=f"text {kind}; give a string") for kind in kinds]
+    assert classifier.answer([None]) == [ClassAnswer(error="text is missing; give a string")]
     assert classifier.answer([]) == []
 
 
@@ -125,47 +124,19 @@ def test_truncated_says_whether_tokens_were_left_out(classifier):
     assert [answer.truncated for answer in classifier.answer([fits, spills, "film " * 5000])] == [False, True, True]
 
 
-words = st.text(alphabet="film awful,.\u4e2d\u6587\u00e9!", max_size=40)
-long_texts = st.builds(lambda parts, times: "".join(parts) * times, st.lists(words, max_size=8), st.integers(0, 10))
-
-
-@pytest.fixture(scope="module")
-def readers():
-    return FastReader(exported().out, LENGTH), SlowReader(exported().out, LENGTH)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(exported().out)
-
-
-@settings(max_examples=50, deadline=None)
-@given(text=long_texts, pair=st.none() | long_texts)
-def test_however_long_a_text_is_its_tokens_are_those_of_all_of_it(readers, tokenizer, text, pair):
-    fast, slow = (reader.read([text], None if pair is None else [pair])[0] for reader in readers)
-    assert fast == slow
-    assert fast.truncated == (len(tokenizer(text, pair)["input_ids"]) > LENGTH)
-
-
-def test_of_a_long_text_only_the_beginning_is_read(readers):
-    assert len(readers[0]._beginning("film " * 20_000)) == WINDOW * LENGTH
-    assert len(readers[0]._beginning("\u4e2d" * 20_000)) == WINDOW * LENGTH
-    assert len(readers[0]._beginning(" " * 20_000 + "film " * 100)) > 20_000
-
-
 def test_without_onnxruntime_torch_answers_with_one_warning(single, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with caplog.at_level(logging.WARNING, "tinybert"):
-        answers = Classifier.load(single).answer(TEXTS)
+        answers = Student.load(single).answer(TEXTS)
     assert [record.message for record in caplog.records] == [caplog.messages[0]]
     assert "onnxruntime cannot be imported" in caplog.messages[0]
     assert list(answers[0].probabilities.values()) == pytest.approx(chances(TEXTS[0], temperature=2.0), abs=1e-4)
 
 
 def test_a_variant_is_loaded_by_name(single):
-    assert isinstance(load_variant(single, "int8", 1), OnnxClassifier)
-    assert isinstance(load_variant(single), OnnxClassifier)
-    assert type(load_variant(single, "torch")) is type(load_classifier(single))
+    assert isinstance(load_variant(single, "int8", 1), OnnxModel)
+    assert isinstance(load_variant(single), OnnxModel)
+    assert type(load_variant(single, "torch")) is type(load_model(single, kind_of("classification")))
     with pytest.raises(ModelError, match=r"no variant 'fp16'; choose one of torch, onnx, int8"):
         load_variant(single, "fp16")
     with pytest.raises(ModelError, match=r"no serving\.json; name a model that this pipeline exported"):
@@ -192,7 +163,7 @@ FORMS = {
 def test_mlflow_may_hand_on_texts_in_any_form(classifier, form):
     found = ServedModel(classifier).predict(FORMS[form])
     expected = classifier.answer(["the film", "awful"])
-    assert list(found.columns) == ["label", "score", "truncated", "error", "p_bad", "p_good", "p_neither"]
+    assert list(found.columns) == ["label", "score", "p_bad", "p_good", "p_neither", "truncated", "error"]
     assert found["label"].tolist() == [answer.label for answer in expected]
     assert found["p_good"].tolist() == [answer.probabilities["good"] for answer in expected]
 
@@ -242,10 +213,8 @@ def test_served_answers_are_json_whatever_came_in(classifier):
 
 def test_mlflow_loads_the_default_with_the_threads_it_is_given(monkeypatch):
     asked = []
-    original = Classifier.load.__func__
-    monkeypatch.setattr(
-        Classifier, "load", classmethod(lambda *a, **k: asked.append(k["threads"]) or original(*a, **k))
-    )
+    original = Student.load.__func__
+    monkeypatch.setattr(Student, "load", classmethod(lambda *a, **k: asked.append(k["threads"]) or original(*a, **k)))
     for value, threads in (("3", 3), ("", None), ("4,2", None)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert _load_pyfunc(str(exported().out)).predict([["a", "b"]])["label"][0] in LABELS

@@ -144,7 +144,7 @@ def test_a_corpus_too_short_for_one_sequence(made, smoke_material, tmp_path):
 def test_mlm_masks_as_bert_does(smoke_material, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
     ids = [tokenizer.cls_token_id, *([20, 21, 22, 23] * 250), tokenizer.sep_token_id]
-    write([ids] * 40, len(ids), tmp_path / "corpus.arrow")
+    write([(ids, True)] * 40, len(ids), tmp_path / "corpus.arrow")
     rows = mlm.MaskedRows(PackedRows(tmp_path / "corpus.arrow", 40), tokenizer, 0.15)
     batch = rows.batch(np.arange(40), torch.Generator().manual_seed(0))
     chosen = batch["labels"] != mlm.IGNORED
@@ -207,7 +207,7 @@ def test_mlm_and_general_lower_their_loss(made, smoke_material, tmp_path):
 def test_the_teacher_must_pass_its_floor(made, tmp_path):
     hopeless = FineTuneConfig(floor=0.05, optim=OPTIM.model_copy(update={"steps": 1, "learning_rate": 1e-9}))
     with pytest.raises(
-        QualityError, match=r"reaches [45]\d\.\d% on validation; always naming the majority class gives 5"
+        QualityError, match=r"accuracy on validation is [45]\d\.\d%; always giving the same answer reaches 5"
     ):
         fine_tune.run(
             data=made[0]["prepare"],
@@ -342,12 +342,13 @@ def test_training_stages_report_steps_and_scores(made):
 
 
 def test_a_teacher_stored_in_half_precision_is_trained_in_full(smoke_material, tmp_path):
-    from tinybert.models import load_classifier, load_encoder
+    from tinybert.kinds import KINDS
+    from tinybert.models import load_encoder, load_model
     from tinybert.student import build_student
 
     half = tmp_path / "half"
     AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher").to(torch.float16).save_pretrained(half)
     wide = StudentConfig(layers=2, hidden=32, ffn=64, heads=4, start="teacher")
-    models = [load_encoder(half), load_classifier(half, ["a", "b"])]
+    models = [load_encoder(half), load_model(half, KINDS["classification"], ["a", "b"])]
     models += [build_student(shape, half, [2, 4], seed=0)[0] for shape in (wide, STUDENT)]
     assert all(p.dtype == torch.float32 for model in models for p in model.parameters())

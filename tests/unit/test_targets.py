@@ -12,6 +12,7 @@ from tinybert.config import MapConfig, TargetsConfig
 from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
 from tinybert.errors import DataError
+from tinybert.kinds import KINDS
 from tinybert.models import load_encoder
 from tinybert.rows import imitation_rows
 from tinybert.samples import sentences
@@ -54,7 +55,7 @@ def make(teacher, tmp_path):
 def write_data(directory, texts, max_length=64):
     directory.mkdir(parents=True)
     for split in SPLITS:
-        with RowWriter(directory / f"{split}.arrow") as writer:
+        with RowWriter(directory / f"{split}.arrow", KINDS["classification"]) as writer:
             for number, (text, pair) in enumerate(texts):
                 writer.add(text, pair, number % 2, number)
     write_manifest(directory, ["bad", "good"], max_length)
@@ -240,7 +241,11 @@ def test_the_estimate_is_exact_and_decides(make, tmp_path, caplog):
     assert metrics["states_gb"] == 0
     assert not (tmp_path / "less" / "states.bin").exists()
     assert f"{said} {exactly * 0.999:.3g}: computed at each step instead" in caplog.messages
-    assert json.loads((tmp_path / "less" / "manifest.json").read_text()) == {"rows": len(TEXTS), "states": None}
+    assert json.loads((tmp_path / "less" / "manifest.json").read_text()) == {
+        "rows": len(TEXTS),
+        "per_token": False,
+        "states": None,
+    }
     assert (less.logits == cache.logits).all()
 
 

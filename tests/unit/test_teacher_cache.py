@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinybert.errors import DataError
-from tinybert.teacher_cache import StateShape, TeacherCache, find_rows, row_keys
+from tinybert.kinds import KINDS
+from tinybert.kinds.task_kind import Answers, Features
+from tinybert.teacher_cache import StateShape, TeacherCache, feature_keys, find_rows, row_keys, write_opinions
 
 
 def dataset(*texts):
@@ -45,6 +47,18 @@ def test_keys_do_not_depend_on_the_chunks_they_are_made_in(monkeypatch):
 
 def test_keys_of_no_rows():
     assert row_keys(dataset(), 64).shape == (0, 2)
+
+
+def test_windows_of_a_row_have_keys_of_their_own():
+    rows = dataset("a", "b", "c")
+    features = Features(np.array([3, 3, 2, 1], np.int32), np.array([0, 0, 1, 2]))
+    keys, own = feature_keys(rows, features, 64), row_keys(rows, 64)
+    assert (keys[[0, 2, 3]] == own).all()  # the first is the row's: what stands in stores was made so
+    assert len({tuple(key) for key in keys.tolist()}) == 4
+    assert find_rows(keys, keys[::-1]).tolist() == [3, 2, 1, 0]
+    assert (
+        feature_keys(dataset("x", "a"), Features(np.ones(3, np.int32), np.array([0, 1, 1])), 64)[1:] == keys[:2]
+    ).all()
 
 
 def keys_of(numbers):
@@ -145,6 +159,45 @@ def test_states_that_were_not_kept_are_not_given(tmp_path):
     cache = TeacherCache(tmp_path)
     assert cache.states is None
     assert cache.batch(np.array([0]), 2, ("states",)) == {}
+
+
+def test_directories_of_before_there_were_logits_of_tokens(cache):
+    assert not cache.per_token  # their manifest does not say it
+
+
+def test_logits_of_tokens_are_padded_with_zeros(tmp_path):
+    """Features of 2 and 1 tokens, three outputs; number n of the file is n."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"rows": 2, "per_token": True, "states": None}))
+    np.save(tmp_path / "lengths.npy", np.array([2, 1], np.int32))
+    np.save(tmp_path / "logits.npy", np.arange(9, dtype=np.float32).reshape(3, 3))
+    cache = TeacherCache(tmp_path)
+    batch = cache.batch(np.array([1, 0]), 3, ("logits",))
+    assert batch["teacher_logits"].dtype == torch.float32
+    assert batch["teacher_logits"].tolist() == [
+        [[6, 7, 8], [0, 0, 0], [0, 0, 0]],
+        [[0, 1, 2], [3, 4, 5], [0, 0, 0]],
+    ]
+    assert cache.row_logits(0).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("classification", [1, 0, 2]),
+        ("multi_label", [[0, 2], [], [1]]),
+        ("token_classification", [[0, 1], [2], [0, 0, 0]]),
+    ],
+)
+def test_opinions_come_back_as_they_were_written(tmp_path, kind, answers):
+    sure = np.array([0.5, 0.25, 1.0])
+    said = [Answers(answers[:2], sure[:2]), Answers(answers[2:], sure[2:])]
+    write_opinions(KINDS[kind], said, tmp_path)
+    assert list(TeacherCache(tmp_path).opinions()) == list(zip(answers, sure.tolist(), strict=True))
+
+
+def test_opinions_of_no_rows(tmp_path):
+    write_opinions(KINDS["classification"], [], tmp_path)
+    assert list(TeacherCache(tmp_path).opinions()) == []
 
 
 def test_answers_for_other_rows_are_refused(cache):

@@ -10,12 +10,14 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from tinybert import used_rows
 from tinybert.batches import Rows
+from tinybert.kinds import KINDS
 from tinybert.learner import Validation
 from tinybert.supervised import SupervisedLearner
 from tinybert.training import train
 from tinybert.training_config import OptimConfig, SelectionConfig
 from tinybert.used_rows import Shrunk, UsedRows
 
+CLASSES = KINDS["classification"]
 WORDS = 40
 USED = np.array([0, 3, 5, 7, 11, 13, 17, 19], np.int64)
 UNUSED = np.setdiff1d(np.arange(WORDS), USED)
@@ -63,7 +65,8 @@ def trained(model, directory, known, validation=None, decay=0.5):
     model = copy.deepcopy(model)
     optim = OptimConfig(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=decay, precision="fp32")
     scores = validation(model) if validation else None
-    train("test", SupervisedLearner(model), Sentences(known), optim, directory / "out", lambda m, s: None, scores)
+    learner = SupervisedLearner(model, CLASSES)
+    train("test", learner, Sentences(known), optim, directory / "out", lambda m, s: None, scores)
     return model
 
 
@@ -97,7 +100,7 @@ def test_scores_see_tokens_that_training_does_not(model, tmp_path):
                 trained_model.train()
                 return {"accuracy": float(len(seen[key]) == 2)}
 
-            return Validation(score, SelectionConfig())
+            return Validation(score, "accuracy", SelectionConfig())
 
         return of
 
@@ -119,7 +122,7 @@ def used_rows_of_file(path):
 
 
 def test_gradients_and_optimizer_state_are_of_used_rows_alone(model):
-    learner = SupervisedLearner(model)
+    learner = SupervisedLearner(model, CLASSES)
     shrunk = Shrunk(learner, USED)
     table = model.get_input_embeddings()
     assert isinstance(table, UsedRows)
@@ -144,11 +147,11 @@ def test_gradients_and_optimizer_state_are_of_used_rows_alone(model):
 def test_a_table_stays_whole(build, tokens):
     model = build()
     table = model.get_input_embeddings()
-    Shrunk(SupervisedLearner(model), tokens)
+    Shrunk(SupervisedLearner(model, CLASSES), tokens)
     assert model.get_input_embeddings() is table
 
 
 def test_a_frozen_table_stays_whole(model):
     model.get_input_embeddings().requires_grad_(False)
-    Shrunk(SupervisedLearner(model), USED)
+    Shrunk(SupervisedLearner(model, CLASSES), USED)
     assert type(model.get_input_embeddings()) is nn.Embedding

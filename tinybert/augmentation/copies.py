@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.augment_config import AugmentConfig
 from tinybert.augmentation.candidates import Proposer
+from tinybert.augmentation.fixed import Fixed, changing_sides, fitting
 from tinybert.augmentation.words import ENGLISH, Language, Word, eligible_words, match_case
 from tinybert.vectors import Vectors
 
@@ -22,6 +23,10 @@ BEYOND = 10
 """Copies per row of larger data sets (MNLI, QQP)."""
 
 
+Changes = tuple[tuple[int, int], ...]
+"""Where in a text words were replaced, and by how many characters each grew, rising."""
+
+
 class Copy(NamedTuple):
     """An augmented copy: of which row, the how many-th, and its text."""
 
@@ -29,6 +34,8 @@ class Copy(NamedTuple):
     copy: int
     text: str
     text_pair: str | None
+    changes: Changes = ()
+    """In its second text."""
 
 
 def copies_for(rows: int, copies: int | None) -> int:
@@ -94,35 +101,47 @@ def draw(
     number: int,
     config: AugmentConfig,
     language: Language = ENGLISH,
+    fixed: Fixed = None,
 ) -> Iterator[Copy]:
     """The copies of one row, as row 0.
 
-    Of a pair, even copies change the first sentence and odd ones the second, or all change both (`config.pairs`).
+    Of a pair, even copies change the first sentence and odd ones the second, or all change both (`config.pairs`); a
+    side that is fixed whole is never changed.
 
     Args:
         text: The (first) sentence.
         pair: The second, None for a single sentence.
-        candidates: For each side, for each eligible word of it, the words to choose from.
+        candidates: For each side that may change, for each eligible word of it, the words to choose from.
         number: Copies wanted (N).
         config: Probability and seed.
         language: Which words may be replaced.
+        fixed: Parts that stay; words outside them are replaced by a single word each.
     """
     sides = [text] if pair is None else [text, pair]
-    words = [eligible_words(side, language) for side in sides[: len(candidates)]]
+    changing = changing_sides(sides, fixed)
+    words = [eligible_words(sides[side], language) for side in changing[: len(candidates)]]
     # In alphabetic order: rounding that swaps two likely words does not change what is drawn.
     ordered = [[sorted(choices) for choices in side] for side in candidates]
+    if fixed is not None:
+        ordered = [fitting(own, ordered[place], fixed[changing[place]]) for place, own in enumerate(words)]
     seen = {(text, pair)}
-    for copy in range(number):
+    for copy in range(number if changing else 0):
         key = json.dumps([config.seed, text, pair, copy]).encode()
         rng = random.Random(blake2b(key, digest_size=8).digest())
-        changed = range(len(words)) if config.pairs == "both_sides" else [copy % len(sides)]
-        made = list(sides)
-        for side in changed:
-            made[side] = replace_words(sides[side], words[side], ordered[side], config.probability, rng)
-        found = Copy(0, copy, made[0], made[1] if pair is not None else None)
-        if found[2:] not in seen:
-            seen.add(found[2:])
+        made, changes = list(sides), Changes()
+        for place in range(len(words)) if config.pairs == "both_sides" else [copy % len(changing)]:
+            side = changing[place]
+            made[side], grown = replace_words(sides[side], words[place], ordered[place], config.probability, rng)
+            changes = grown if side == 1 else changes
+        found = Copy(0, copy, made[0], made[1] if pair is not None else None, changes)
+        assert fixed is None or _counts(made) == _counts(sides), f"words of {sides} were joined or split: {made}"
+        if found[2:4] not in seen:
+            seen.add(found[2:4])
             yield found
+
+
+def _counts(sides: Sequence[str]) -> list[int]:
+    return [len(side.split()) for side in sides]
 
 
 def replace_words(
@@ -131,12 +150,14 @@ def replace_words(
     candidates: Sequence[Sequence[str]],
     probability: float,
     rng: random.Random,
-) -> str:
+) -> tuple[str, Changes]:
     """The text, where each word that has candidates is replaced by one of them with the given probability."""
-    parts, at = [], 0
+    parts, changes, at = [], [], 0
     for word, choices in zip(words, candidates, strict=True):
         chance, pick = rng.random(), rng.random()
         if choices and chance < probability:
-            parts += [text[at : word.start], match_case(choices[int(pick * len(choices))], word.text)]
+            new = match_case(choices[int(pick * len(choices))], word.text)
+            parts += [text[at : word.start], new]
+            changes.append((word.start, len(new) - len(word.text)))
             at = word.end
-    return "".join([*parts, text[at:]])
+    return "".join([*parts, text[at:]]), tuple(changes)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unicodedata import category, normalize
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation.letters import IDEOGRAPHS, MARKS
+from tinybert.kinds.task_kind import Label
 
 CHUNK = 1000
 """Rows that are in memory at once."""
@@ -30,11 +31,11 @@ _SYMBOLS = {"So", "Sc", "Sm"}
 
 
 class Row(NamedTuple):
-    """A row of a task data set; its fields are the columns of `tinybert.data.SCHEMA`."""
+    """A row of a task data set; its fields are the columns of `tinybert.data.schema`."""
 
     text: str
     text_pair: str | None
-    label: int
+    label: Label
     origin: int
     made_by: str | None
     group: str | None = None
@@ -171,23 +172,15 @@ def are_similar(one: Sequence[Side], other: Sequence[Side], most: float) -> bool
 # The teacher's opinion ------------------------------------------------------------------------------------------------
 
 
-def opinions(logits: NDArray[Any]) -> Iterator[tuple[int, float]]:
-    """Likeliest label of each row (N, C), and its probability; a chunk of them is in memory."""
-    for start in range(0, len(logits), CHUNK):
-        chunk = np.asarray(logits[start : start + CHUNK], np.float64)
-        sums = np.exp(chunk - chunk.max(axis=1, keepdims=True)).sum(axis=1)
-        yield from zip(chunk.argmax(axis=1).tolist(), (1 / sums).tolist(), strict=True)
-
-
-def judge(label: int, said: int, confidence: float, config: QualityConfig) -> str:
+def judge(label: Label, said: Label, confidence: float, config: QualityConfig) -> str:
     """What becomes of a copy: "kept", "relabelled", or the reason it is dropped for, "flipped" or "unsure".
 
     Where both policies apply, drop wins over relabel, and that over keep. A copy whose label is the teacher's already
     is kept where it would be relabelled.
 
     Args:
-        label: Its row's.
-        said: The teacher's.
+        label: Its row's: a class, or a list of them.
+        said: The teacher's, in the same form.
         confidence: Probability of the latter.
         config: The policies.
     """

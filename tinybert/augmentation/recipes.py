@@ -184,7 +184,7 @@ def _load(auto: Any, directory: Path) -> tuple[Any, Any]:
     import torch
 
     from tinybert.models import load_tokenizer
-    from tinybert.scoring import device
+    from tinybert.precision import device
 
     model = auto.from_pretrained(directory, use_safetensors=True, dtype=torch.float32)
     try:

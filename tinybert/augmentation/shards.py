@@ -10,20 +10,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from tinybert.augmentation.candidates import Candidates
+from tinybert.augmentation.fixed import asked, fixed_parts
 from tinybert.batches import Indices
-from tinybert.teacher_cache import find_rows
+from tinybert.kinds.task_kind import TaskKind
+from tinybert.teacher_cache import find_rows, row_keys
 
 Keys = NDArray[np.uint64]
 Sides = list[list[list[str]]]
 """Of one row: for each side, for each eligible word, its candidates."""
+CHUNK = 1000
+"""Rows whose keys are made at a time."""
 
 COPIES, CANDIDATES = "copies.arrow", "candidates.arrow"
 _WORDS = pa.list_(pa.list_(pa.string()))
 _SCHEMA = pa.schema([("key", pa.binary(16)), ("first", _WORDS), ("second", _WORDS)])
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def asked_keys(rows: Dataset, kind: TaskKind, max_length: int) -> Keys:
+    """For each row a digest (N, 2) of what its candidates are looked for in: itself, or the context of its question."""
+    found: list[Keys] = [np.zeros((0, 2), np.uint64)]
+    for batch in rows.iter(CHUNK):
+        columns = asked(batch, fixed_parts(batch, kind))
+        found.append(row_keys(Dataset.from_dict(dict(columns)), max_length))
+    return np.concatenate(found)
 
 
 def rows_of_shard(keys: Keys, shard: int, shards: int) -> Indices:

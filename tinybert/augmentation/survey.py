@@ -6,13 +6,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from tinybert.augmentation.comparison import Comparison
 from tinybert.augmentation.quality import KEPT, Row, Side, sides
+from tinybert.kinds.task_kind import Label, TaskKind
 
 EXAMPLES, LONGEST = 20, 240
 """How many examples are shown, and how many characters of each text in Markdown."""
@@ -40,38 +41,41 @@ class Survey:
     """Counts rows and copies as the teacher is held against them.
 
     Args:
+        kind: Of the task.
         labels: Names of the labels.
         gathered: `augmentation` of the manifest of the stage `gather`.
     """
 
-    def __init__(self, labels: list[str], gathered: Mapping[str, Any]) -> None:
-        self._labels, self._gathered = labels, gathered
+    def __init__(self, kind: TaskKind, labels: list[str], gathered: Mapping[str, Any]) -> None:
+        self._kind, self._labels, self._gathered = kind, labels, gathered
         self._chosen = choose(gathered["kept"], EXAMPLES)
-        self._classes = {name: Counter[str](rows=0, misread=0, copies=0, flipped=0) for name in labels}
+        self._rows, self._copies = Comparison(kind, labels), Comparison(kind, labels)
         self._fates: dict[str, Counter[str]] = {name: Counter() for name in (*KEPT, "flipped", "unsure")}
         self._places, self._words, self._replaced = Counter[str](), Counter[str](), Counter[str]()
         self._own: set[str] = set()
         self._new: set[str] = set()
-        self._sides_of_row = lru_cache(maxsize=1)(sides)  # the copies of a row come together
+        self._row: tuple[Row | None, tuple[Side, ...]] = (None, ())
         self.examples: list[Example] = []
 
-    def add_row(self, row: Row, said: int) -> None:
+    def add_row(self, row: Row, said: Label) -> None:
         """Count an original row and the label that the teacher gives it."""
         self._own.update(*(side.words for side in sides(row)))
-        self._classes[self._labels[row.label]].update(rows=1, misread=int(said != row.label))
+        self._rows.add(row.label, said)
 
-    def add_copy(self, row: Row, copy: Row, said: int, confidence: float, fate: str) -> None:
+    def add_copy(self, row: Row, copy: Row, said: Label, confidence: float, fate: str) -> None:
         """Count a copy of a row, what the teacher says of it, and what became of it (see `quality.judge`)."""
         recipe = str(copy.made_by)
-        self._classes[self._labels[copy.label]].update(copies=1, flipped=int(said != copy.label))
+        self._copies.add(copy.label, said)
         self._fates[fate][recipe] += 1
         if self._places[recipe] in self._chosen.get(recipe, ()):
-            label, teacher = self._labels[copy.label], self._labels[said]
+            label, teacher = (self._kind.shown(value, self._labels) for value in (copy.label, said))
             became = fate if fate in KEPT else f"dropped: {fate}"
             self.examples.append(Example(recipe, row.texts, copy.texts, label, teacher, round(confidence, 4), became))
         self._places[recipe] += 1
         if fate in KEPT:
-            self._count_words(recipe, self._sides_of_row(row), sides(copy))
+            if self._row[0] is not row:  # the copies of a row come together
+                self._row = (row, sides(row))
+            self._count_words(recipe, self._row[1], sides(copy))
 
     def _count_words(self, recipe: str, own: Sequence[Side], copied: Sequence[Side]) -> None:
         for before, after in zip(own, copied, strict=True):
@@ -80,19 +84,29 @@ class Survey:
             self._replaced[recipe] += len(before.bag ^ after.bag)
 
     def summary(self) -> dict[str, Any]:
-        """`augmentation` of the manifest: that of `gather`, the teacher's part, and the words."""
+        """`augmentation` of the manifest: that of `gather`, the teacher's part, and the words.
+
+        `judged` counts rows and copies, and those of them to which the teacher gives another label; `classes` how often
+        their labels have each class, and how often the teacher's have it not.
+        """
         kept = self._fates["kept"] + self._fates["relabelled"]
         teachers = {reason: dict(self._fates[reason]) for reason in ("flipped", "unsure")}
+        rows, copies = self._rows.found(), self._copies.found()
         return {
             **self._gathered,
             "dropped": {**self._gathered["dropped"], **teachers},
             "kept": dict(kept),
             "relabelled": dict(self._fates["relabelled"]),
-            "classes": {name: dict(counts) for name, counts in self._classes.items()},
+            "judged": _counts(rows.labels, rows.others, copies.labels, copies.others),
+            "classes": {name: _counts(*own, *copies.classes[name]) for name, own in rows.classes.items()},
             "words_replaced": _share(self._replaced.total(), self._words.total()),
             "words_replaced_by": {name: _share(self._replaced[name], self._words[name]) for name in kept},
             "vocabulary": {"rows": len(self._own), "with_copies": len(self._own | self._new)},
         }
+
+
+def _counts(rows: int, misread: int, copies: int, flipped: int) -> dict[str, int]:
+    return {"rows": rows, "misread": misread, "copies": copies, "flipped": flipped}
 
 
 def _share(part: float, whole: float) -> float:
@@ -106,10 +120,10 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """asked, made, kept, relabelled, dropped_<reason>, flip_rate, words_replaced, vocabulary_growth."""
     counted = {name: summary[name] for name in ("asked", "made", "kept", "relabelled")}
     counted |= {f"dropped_{reason}": counts for reason, counts in summary["dropped"].items()}
-    classes, vocabulary = summary["classes"].values(), summary["vocabulary"]
+    judged, vocabulary = summary["judged"], summary["vocabulary"]
     return {
         **{name: float(sum(counts.values())) for name, counts in counted.items()},
-        "flip_rate": _share(sum(c["flipped"] for c in classes), sum(c["copies"] for c in classes)),
+        "flip_rate": _share(judged["flipped"], judged["copies"]),
         "words_replaced": summary["words_replaced"],
         "vocabulary_growth": _share(vocabulary["with_copies"] - vocabulary["rows"], vocabulary["rows"]),
     }
@@ -167,8 +181,7 @@ def escape(text: str) -> str:
 def report(summary: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """What became of the copies, as Markdown."""
     numbers, vocabulary = metrics_of(summary), summary["vocabulary"]
-    misread = sum(counts["misread"] for counts in summary["classes"].values())
-    rows = sum(counts["rows"] for counts in summary["classes"].values())
+    misread, rows = summary["judged"]["misread"], summary["judged"]["rows"]
     return "\n".join(
         [
             "# Augmentation\n",
@@ -220,7 +233,7 @@ def _classes(summary: Mapping[str, Any]) -> list[str]:
         ]
         for name, counts in summary["classes"].items()
     ]
-    return _table(["label", "rows", "teacher differs", "copies", "flipped"], lines, "lrrrr")
+    return _table(["label", "in rows", "teacher misses", "in copies", "flipped"], lines, "lrrrr")
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:

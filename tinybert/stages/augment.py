@@ -11,7 +11,8 @@ from transformers import AutoModelForMaskedLM
 from tinybert import vectors as word_vectors
 from tinybert.augment_config import AugmentConfig
 from tinybert.augmentation.candidates import Proposer
-from tinybert.augmentation.copies import CHUNK, changed_sides, copies_for, draw
+from tinybert.augmentation.copies import CHUNK, Copy, changed_sides, copies_for, draw
+from tinybert.augmentation.fixed import Fixed, asked, fixed_parts
 from tinybert.augmentation.recipes import Recipes
 from tinybert.augmentation.shards import (
     CANDIDATES,
@@ -20,16 +21,17 @@ from tinybert.augmentation.shards import (
     Keys,
     KnownCandidates,
     Sides,
+    asked_keys,
     rows_of_shard,
 )
 from tinybert.augmentation.words import Language, language
 from tinybert.cli import main
 from tinybert.data import RowWriter, TaskData
+from tinybert.kinds.task_kind import Columns
 from tinybert.models import load_tokenizer
+from tinybert.precision import device
 from tinybert.progress import OnMetrics, Progress
 from tinybert.resume import resume_beside
-from tinybert.scoring import device
-from tinybert.teacher_cache import row_keys
 
 PAPER = "paper"
 """Name of Algorithm 1 among the recipes."""
@@ -67,12 +69,12 @@ def run(
         previous: An earlier output for the same model, vectors and form: candidates that stand there are used again.
 
     Returns:
-        rows, copies, asked (copies that were wanted), proposed and reused (rows whose candidates were looked for, or
-        known).
+        rows, copies, asked (copies that were wanted), proposed and reused (rows, or contexts of questions, whose
+        candidates were looked for, or known).
     """
     task, spoken = TaskData(data), language(config.language)
     rows = task.rows("train")
-    keys = row_keys(rows, task.max_length)
+    keys = asked_keys(rows, task.kind, task.max_length)
     mine = rows_of_shard(keys, shard, shards)
     config = config.model_copy(update={"copies": copies_for(len(rows), config.copies)})
     candidates = _CandidateSource(model, vectors, resume_beside(out), config, spoken, previous)
@@ -80,30 +82,32 @@ def run(
     copier = _Copier(config, spoken, candidates, recipes)
     progress = Progress(f"augment {shard + 1}/{shards}" if shards > 1 else "augment", len(mine), unit="row")
     made = Counter[str]()
-    with RowWriter(out / COPIES) as writer, CandidateWriter(out / CANDIDATES) as kept:
+    with RowWriter(out / COPIES, task.kind) as writer, CandidateWriter(out / CANDIDATES) as kept:
         for start in range(0, len(mine), CHUNK):
             chunk = mine[start : start + CHUNK]
             batch = rows[chunk]
-            for place, kind, text, pair in copier.copies(batch["text"], batch["text_pair"], keys[chunk], kept):
-                writer.add(text, pair, batch["label"][place], int(chunk[place]), kind)
-                made[kind] += 1
+            for recipe, copy in copier.copies(batch, fixed_parts(batch, task.kind), keys[chunk], kept):
+                label, pair = batch["label"][copy.row], batch["text_pair"][copy.row]
+                label = task.kind.moved(label, pair, copy.changes)
+                writer.add(copy.text, copy.text_pair, label, int(chunk[copy.row]), recipe)
+                made[recipe] += 1
             progress.update(start + len(chunk))
-    asked = _asked(config, len(mine))
-    described = {"rows": len(mine), "asked": dict(asked), "made": {kind: made[kind] for kind in asked}}
+    wanted = _wanted(config, len(mine))
+    described = {"rows": len(mine), "asked": dict(wanted), "made": {recipe: made[recipe] for recipe in wanted}}
     (out / "manifest.json").write_text(json.dumps(described, indent=1) + "\n")
-    counts = {"rows": len(mine), "copies": writer.count, "asked": asked.total()}
+    counts = {"rows": len(mine), "copies": writer.count, "asked": wanted.total()}
     counts |= {"proposed": candidates.proposed, "reused": candidates.reused}
     metrics = {name: float(value) for name, value in counts.items()}
     on_metrics(metrics, 0)
     return metrics
 
 
-def _asked(config: AugmentConfig, rows: int) -> Counter[str]:
+def _wanted(config: AugmentConfig, rows: int) -> Counter[str]:
     """Copies wanted of each recipe."""
-    asked = Counter({PAPER: (config.copies or 0) * rows})
+    wanted = Counter({PAPER: (config.copies or 0) * rows})
     for recipe in config.recipes:
-        asked[recipe.kind] += recipe.copies * rows
-    return +asked
+        wanted[recipe.kind] += recipe.copies * rows
+    return +wanted
 
 
 class _CandidateSource:
@@ -157,22 +161,38 @@ class _Copier:
         self._candidates, self._recipes = candidates, recipes
 
     def copies(
-        self, texts: Sequence[str], pairs: Sequence[str | None], keys: Keys, kept: CandidateWriter
-    ) -> Iterator[tuple[int, str, str, str | None]]:
-        """Place in the chunk, recipe, text and second text of each copy; those of a row stand together."""
-        seconds = [pair for pair in pairs if pair is not None] or None
-        others = self._by_recipe(texts, seconds)
-        number = self._config.copies or 0
-        found: list[Sides] = [[] for _ in texts]
-        if number:
-            sides = changed_sides(seconds is not None, number, self._config)
-            found = self._candidates.find(texts, seconds, keys, sides)
-            kept.add(keys, [[row[side] for row in found] for side in range(sides)])
+        self, rows: Columns, fixed: Sequence[Fixed], keys: Keys, kept: CandidateWriter
+    ) -> Iterator[tuple[str, Copy]]:
+        """Recipe and copy, whose row is its place in the chunk; those of a row stand together.
+
+        Args:
+            rows: Columns text and text_pair of the chunk.
+            fixed: What stays of each row.
+            keys: Of each row (`asked_keys`).
+            kept: Is given the candidates of the chunk.
+        """
+        assert fixed[0] is None or not self._config.recipes, "nlpaug would move the words that labels belong to"
+        texts, pairs, number = rows["text"], rows["text_pair"], self._config.copies or 0
+        others = self._by_recipe(texts, _seconds(pairs))
+        found = self._find(asked(rows, fixed), keys, number, kept) if number else [[] for _ in texts]
         for place, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
-            for copy in draw(text, pair, found[place], number, self._config, self._language):
-                yield place, PAPER, copy.text, copy.text_pair
+            for copy in draw(text, pair, found[place], number, self._config, self._language, fixed[place]):
+                yield PAPER, copy._replace(row=place)
             for kind, one, two in others[place]:
-                yield place, kind, one, two
+                yield kind, Copy(place, 0, one, two)
+
+    def _find(self, rows: Columns, keys: Keys, number: int, kept: CandidateWriter) -> list[Sides]:
+        """Candidates of each row; of several that ask for the same they are looked for, and kept, once."""
+        firsts: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
+            firsts.setdefault(key.tobytes(), place)
+        places = list(firsts.values())
+        texts, pairs = ([rows[side][place] for place in places] for side in ("text", "text_pair"))
+        sides = changed_sides(pairs[0] is not None, number, self._config)
+        found = self._candidates.find(texts, _seconds(pairs), keys[places], sides)
+        kept.add(keys[places], [[row[side] for row in found] for side in range(sides)])
+        by_key = dict(zip(firsts, found, strict=True))
+        return [by_key[key.tobytes()] for key in keys]
 
     def _by_recipe(
         self, texts: Sequence[str], seconds: Sequence[str] | None
@@ -186,6 +206,11 @@ class _Copier:
             [*((kind, made, pair) for kind, made in one), *((kind, text, made) for kind, made in two)]
             for text, pair, one, two in zip(texts, seconds, first, second, strict=True)
         ]
+
+
+def _seconds(pairs: Sequence[str | None]) -> list[str] | None:
+    """The second texts, None of single ones."""
+    return [pair for pair in pairs if pair is not None] or None
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+from transformers import AutoConfig, set_seed
 
 from tinybert.cli import main
 from tinybert.config import BaselineConfig
 from tinybert.data import TaskData
-from tinybert.models import label_options, load_tokenizer, save
+from tinybert.models import load_tokenizer, save
+from tinybert.precision import device
 from tinybert.progress import OnMetrics
 from tinybert.rows import task_rows
-from tinybert.scoring import device
 from tinybert.supervised import SupervisedLearner, validation_of
 from tinybert.training import train
 from tinybert.training_config import OptimConfig, SelectionConfig
@@ -33,7 +33,7 @@ def run(
         data: Prepared task data set, not augmented.
         student: Student whose shape and tokenizer are taken; its weights are not.
         optim: The student's own prediction-phase training: batch size, warm-up, decay, seed.
-        selection: Metric that chooses the checkpoint.
+        selection: How often it is scored.
         config: Learning rate.
         steps: Optimizer steps, as many as the student's task distillation took.
         out: Directory to write: the classifier with its best weights, and the tokenizer.
@@ -44,14 +44,14 @@ def run(
     """
     set_seed(optim.seed)
     task, tokenizer = TaskData(data), load_tokenizer(student)
-    shape = AutoConfig.from_pretrained(student, **label_options(task.labels))
-    model = AutoModelForSequenceClassification.from_config(shape).to(device())
+    shape = AutoConfig.from_pretrained(student, **task.kind.options(task.labels))
+    model = task.kind.auto_class().from_config(shape).to(device())
     selection = selection.model_copy(update={"patience": None})
     validation = validation_of(model, tokenizer, task, selection, optim.precision)
-    rows = task_rows(task.rows("train"), tokenizer, task.max_length)
+    rows = task_rows(task, tokenizer)
     changes = {"steps": steps, "epochs": steps, "learning_rate": config.learning_rate}
     optim = optim.model_copy(update=changes)
-    metrics = train("baseline", SupervisedLearner(model), rows, optim, out, on_metrics, validation)
+    metrics = train("baseline", SupervisedLearner(model, task.kind), rows, optim, out, on_metrics, validation)
     save(model, tokenizer, out, task.max_length)
     return metrics
 

@@ -1,21 +1,20 @@
 """Plain text to packed, tokenised sequences, streaming: neither the text nor the tokens need to fit in memory."""
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-
-from transformers import AutoTokenizer
+from typing import TypeVar
 
 from tinybert.cli import main
 from tinybert.config import CorpusConfig
-from tinybert.corpus import pack, write
+from tinybert.corpus import pack, pack_pairs, texts_of, write
 from tinybert.errors import DataError
+from tinybert.models import load_tokenizer
 from tinybert.progress import OnMetrics, Progress
-from tinybert.tables import split_files, stream
+from tinybert.tables import split_files
 
-_MARKUP = re.compile(r"<[a-zA-Z/!][^<>]*>")
+T = TypeVar("T")
 
 
 def run(*, source: Path, tokenizer: Path, config: CorpusConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -35,28 +34,25 @@ def run(*, source: Path, tokenizer: Path, config: CorpusConfig, out: Path, on_me
         DataError: Unreadable file, missing column, or less text than one sequence.
     """
     files = split_files(source, "train")
-    texts = _texts(files, config)
-    packed = pack(texts, AutoTokenizer.from_pretrained(tokenizer), config.length)
+    texts, pieces = texts_of(files, config), load_tokenizer(tokenizer)
+    if config.pairs:
+        packed = pack_pairs(texts, pieces, config.length)
+    else:
+        packed = ((sequence, True) for sequence in pack(texts, pieces, config.length))
     progress = Progress("corpus", config.sequences, unit="sequence")
     counted = _counted(islice(packed, config.sequences), progress)
     sequences = write(counted, config.length, out / "corpus.arrow")
     if not sequences:
         raise DataError(f"{source.name}: less text than one sequence of {config.length} tokens; shorten corpus.length")
-    manifest = {"sequences": sequences, "length": config.length, "tokens": sequences * config.length}
+    tokens = sequences * config.length
+    manifest = {"sequences": sequences, "length": config.length, "tokens": tokens, "pairs": config.pairs}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    metrics = {"sequences": float(sequences), "tokens": float(sequences * config.length)}
+    metrics = {"sequences": float(sequences), "tokens": float(tokens)}
     on_metrics(metrics, 0)
     return metrics
 
 
-def _texts(files: list[Path], config: CorpusConfig) -> Iterator[str]:
-    for row in stream(files, [config.text], config.where):
-        text = _MARKUP.sub(" ", str(row[config.text] or "")) if config.strip_markup else str(row[config.text] or "")
-        if text.strip():
-            yield text
-
-
-def _counted(sequences: Iterator[list[int]], progress: Progress) -> Iterator[list[int]]:
+def _counted(sequences: Iterator[T], progress: Progress) -> Iterator[T]:
     for number, sequence in enumerate(sequences, start=1):
         progress.update(number)
         yield sequence

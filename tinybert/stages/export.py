@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
+from tinybert.batches import Batch
 from tinybert.cli import main
 from tinybert.cost import megabytes
 from tinybert.data import TaskData
 from tinybert.errors import ModelError
 from tinybert.model_card import draft
-from tinybert.models import load_classifier, load_tokenizer, save
-from tinybert.onnx_model import OnnxClassifier, check_export, export_onnx, quantise
+from tinybert.models import load_model, load_tokenizer, save
+from tinybert.onnx_model import OnnxModel, check_export, export_onnx, quantise
 from tinybert.progress import OnMetrics
 from tinybert.release_config import ExportConfig
 from tinybert.released import COMPARED_AS, INT8, ONNX, TORCH, Released, Variant
-from tinybert.scoring import encode
+from tinybert.rows import TokenTable
 from tinybert.states import model_inputs
 
 FILES = {TORCH: "model.safetensors", ONNX: "onnx/model.onnx", INT8: "onnx/model_int8.onnx"}
@@ -31,12 +31,12 @@ COMPARED = 8
 def run(*, data: Path, student: Path, config: ExportConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
     """Export a student.
 
-    `AutoModelForSequenceClassification.from_pretrained`, `pipeline("text-classification")` and
-    `tinybert.serving.Classifier` load what is written.
+    The class and the pipeline of transformers for its kind of task (`TaskKind.auto_class`, `TaskKind.pipeline`) and
+    `tinybert.serving.Student` load what is written.
 
     Args:
-        data: Prepared task data set, for the label names, the length, and sentences to compare ONNX with torch on.
-        student: Distilled classifier.
+        data: Prepared task data set, for the label names, the length, and texts to compare ONNX with torch on.
+        student: Distilled model.
         config: Which variants.
         out: Directory to write.
         on_metrics: Told the numbers.
@@ -51,8 +51,9 @@ def run(*, data: Path, student: Path, config: ExportConfig, out: Path, on_metric
     """
     check_export(config)
     task = TaskData(data)
-    model, tokenizer = load_classifier(student, task.labels).cpu(), load_tokenizer(student)
-    names = list(model_inputs(model, encode(tokenizer, ["a"], [None], task.max_length)))
+    kind = task.kind
+    model, tokenizer = load_model(student, kind, task.labels).cpu(), load_tokenizer(student)
+    names = list(model_inputs(model, dict(tokenizer(["a"], return_tensors="pt"))))
     # Some tokenizers name inputs that their model does not take (DistilBERT, with BERT's); pipelines would pass them.
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     save(model, tokenizer, out, task.max_length)
@@ -60,7 +61,7 @@ def run(*, data: Path, student: Path, config: ExportConfig, out: Path, on_metric
     variants = [TORCH]
     if config.onnx:
         (out / FILES[ONNX]).parent.mkdir()
-        export_onnx(model, names, out / FILES[ONNX])
+        export_onnx(model, kind, names, out / FILES[ONNX])
         metrics["onnx_difference"] = check_parity(task, out)
         variants.append(ONNX)
     if config.int8:
@@ -77,6 +78,7 @@ def run(*, data: Path, student: Path, config: ExportConfig, out: Path, on_metric
 
 def _released(task: TaskData, variants: list[str]) -> Released:
     return Released(
+        kind=task.kind.name,
         labels=task.labels,
         max_length=task.max_length,
         pair=task.rows("train")[0]["text_pair"] is not None,
@@ -94,29 +96,27 @@ def check_parity(task: TaskData, directory: Path) -> float:
     rows = task.rows("validation")
     lengths = [len(text) + len(pair or "") for text, pair in zip(rows["text"], rows["text_pair"], strict=True)]
     chosen = np.argsort(lengths, kind="stable")[np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).astype(int)]
-    sample = rows.select(chosen)
-    texts, pairs = list(sample["text"]), list(sample["text_pair"])
-    batches = [(texts, pairs), *(([text], [pair]) for text, pair in zip(texts, pairs, strict=True))]
-    tokenizer = load_tokenizer(directory)
-    difference = max(_difference(directory, tokenizer, batches, task.max_length))
+    table = TokenTable(rows.select(chosen), load_tokenizer(directory), task.max_length, task.kind)
+    difference = max(_difference(task, directory, table))
     if not difference <= DIFFERENCE:
         raise ModelError(
-            f"in ONNX a logit of the student differs by {difference:.2g} from torch's on the data's own sentences, "
+            f"in ONNX a logit of the student differs by {difference:.2g} from torch's on the data's own texts, "
             f"{DIFFERENCE:g} at most is right; set export.onnx and export.int8 to false, and report the model's kind"
         )
     return difference
 
 
-def _difference(
-    directory: Path, tokenizer: PreTrainedTokenizerBase, batches: list[tuple[list[str], list[str | None]]], length: int
-) -> list[float]:
-    plain, exported = load_classifier(directory).cpu().eval(), OnnxClassifier(directory, FILES[ONNX])
-    found = []
+def _difference(task: TaskData, directory: Path, table: TokenTable) -> list[float]:
+    """Of some of the features (a long context has many) together, and of each alone."""
+    kind = task.kind
+    plain, exported = load_model(directory, kind).cpu().eval(), OnnxModel(directory, FILES[ONNX])
+    some = np.unique(np.linspace(0, len(table) - 1, COMPARED).astype(int))
+    batches: list[Batch] = [table.inputs(some), *(table.inputs(some[[place]]) for place in range(len(some)))]
     with torch.inference_mode():
-        for texts, pairs in batches:
-            batch_BL = encode(tokenizer, texts, pairs, length)
-            found.append((plain(**batch_BL).logits - exported(**batch_BL).logits).abs().max().item())
-    return found
+        logits = [(kind.logits(plain(**batch)), kind.logits(exported(**batch))) for batch in batches]
+    # Nobody reads what a model says of padding.
+    read = [batch["attention_mask"].bool() if kind.per_token else slice(None) for batch in batches]
+    return [(one - other)[where].abs().max().item() for (one, other), where in zip(logits, read, strict=True)]
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from tinybert.cli import main
 from tinybert.errors import DataError
 from tinybert.gate import Answered, Decision, judge
+from tinybert.kinds import kind_of
+from tinybert.kinds.task_kind import TaskKind
 from tinybert.progress import OnMetrics, logger
 from tinybert.release_config import GateConfig
 
-PREFIX = "logits_"
+PREFIX = "answer_"
 
 
 def run(*, report: Path, config: GateConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -31,15 +30,17 @@ def run(*, report: Path, config: GateConfig, out: Path, on_metrics: OnMetrics) -
         difference, difference_low, difference_high, p_value.
 
     Raises:
-        DataError: The report lacks a file, or its parts do not fit together.
-        ModelError: Logits of teacher, student or champion are not finite.
+        DataError: The report lacks a file, or something in it, e.g. the student's answers.
     """
     for name in ("comparison.json", "predictions.parquet"):
         if not (report / name).exists():
             raise DataError(f"{report}: no {name}; name the directory that the stage evaluate wrote")
-    comparison = json.loads((report / "comparison.json").read_text())
-    decision = judge(read_answers(report / "predictions.parquet", comparison["labels"]), comparison, config)
-    (out / "decision.json").write_text(decision.model_dump_json(indent=1) + "\n")
+    comparison = json.loads((report / "comparison.json").read_text(encoding="utf-8"))
+    if not {"kind", "metric"} <= comparison.keys():
+        raise DataError(f"{report}: its comparison names no kind and no metric; evaluate the student again")
+    rows = read_answers(report / "predictions.parquet", kind_of(comparison["kind"]), comparison["labels"])
+    decision = judge(rows, comparison, config)
+    (out / "decision.json").write_text(decision.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (out / "decision.md").write_text(as_markdown(decision), encoding="utf-8")
     logger.info("gate  %s", decision.summary)
     metrics = _metrics(decision)
@@ -47,26 +48,14 @@ def run(*, report: Path, config: GateConfig, out: Path, on_metrics: OnMetrics) -
     return metrics
 
 
-def read_answers(path: Path, names: list[str]) -> Answered:
-    """The rows of `predictions.parquet`, whose labels have these names."""
+def read_answers(path: Path, kind: TaskKind, names: list[str]) -> Answered:
+    """The rows of `predictions.parquet`, of a task of this kind whose outputs have these names."""
     table = pq.read_table(path)
-    logits = {
-        column.removeprefix(PREFIX): _matrix(table[column], column, len(names))
-        for column in table.column_names
-        if column.startswith(PREFIX)
-    }
-    missing = {"teacher", "student"} - logits.keys()
-    if missing:
-        raise DataError(f"{path}: no logits of {' and '.join(sorted(missing))}; evaluate the student again")
-    return Answered(table["label"].to_numpy(), table["seen_by_champion"].to_numpy(), logits, names)
-
-
-def _matrix(column: Any, name: str, classes: int) -> NDArray[np.floating]:
-    """A column of lists as `_NC`."""
-    values: NDArray[np.floating] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(values) != len(column) * classes:
-        raise DataError(f"{name}: {len(values):,} logits for {len(column):,} rows and {classes} labels; evaluate again")
-    return values.reshape(-1, classes)
+    columns = [column for column in table.column_names if column.startswith(PREFIX)]
+    answers = {column.removeprefix(PREFIX): table[column].to_pylist() for column in columns}
+    if missing := {"teacher", "student"} - answers.keys():
+        raise DataError(f"{path}: no answers of {' and '.join(sorted(missing))}; evaluate the student again")
+    return Answered(kind, table["label"].to_pylist(), table["seen_by_champion"].to_numpy(), answers, names)
 
 
 def as_markdown(decision: Decision) -> str:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tinybert.augment_config import QualityConfig
 from tinybert.augmentation.quality import Row, are_similar, beside_their_rows, keys, repeats, sides, stand_among, stream
 from tinybert.cli import main
-from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data_config import SPLITS
 from tinybert.errors import DataError
 from tinybert.progress import OnMetrics, Progress
 
@@ -24,8 +25,8 @@ KEPT, HELD_OUT, DUPLICATE, NEAR_DUPLICATE = range(len(FATES))
 
 
 def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
-    """Join rows and copies. A copy is dropped where it equals a validation or test row, a row, an earlier copy of
-    whatever row, or where it is too similar to its own row or an earlier kept copy of that.
+    """Join rows and copies. A copy is dropped where it equals a row of validation or any test, a row, an earlier copy
+    of whatever row, or where it is too similar to its own row or an earlier kept copy of that.
 
     Memory grows by some 25 bytes a copy: texts are read twice, once for their keys, once to be compared and written.
 
@@ -47,10 +48,11 @@ def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_
     rows = task.rows("train")
     shards = [Dataset.from_file(str(shard / "copies.arrow")) for shard in copies]
     _check_origins(shards, len(rows))
-    fates = _compare_keys(rows, [task.rows(split) for split in SPLITS[1:]], shards)
+    held_out = (*SPLITS[1:], *(f"test_{name}" for name in task.other_tests))
+    fates = _compare_keys(rows, [task.rows(split) for split in held_out], shards)
     progress = Progress("gather", len(fates), unit="copy")
     counts: dict[str, Counter[str]] = {fate: Counter() for fate in FATES}
-    with RowWriter(out / "train.arrow") as writer:
+    with RowWriter(out / "train.arrow", task.kind) as writer:
         for row in stream(rows):
             writer.add(*row)
         for done, (copy, fate) in enumerate(_compare_words(rows, shards, fates, config.similarity), start=1):
@@ -60,8 +62,7 @@ def run(*, data: Path, copies: list[Path], config: QualityConfig, out: Path, on_
             progress.update(done)
     task.copy_held_out(out)
     augmentation = _described(copies, counts)
-    described = {"original_rows": len(rows), "augmentation": augmentation}
-    write_manifest(out, task.labels, task.max_length, test_is_validation=task.test_is_validation, **described)
+    write_manifest(out, **task.described(), original_rows=len(rows), augmentation=augmentation)
     metrics = {"rows": float(writer.count)}
     metrics |= {name: float(sum(augmentation[name].values())) for name in ("asked", "made", "kept")}
     metrics |= {f"dropped_{reason}": float(counts[reason].total()) for reason in FATES[1:]}

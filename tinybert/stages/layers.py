@@ -12,9 +12,9 @@ from tinybert.data import TaskData
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
 from tinybert.models import load_encoder, load_teacher, load_tokenizer, save
+from tinybert.precision import device
 from tinybert.progress import OnMetrics
 from tinybert.rows import imitation_rows, task_rows
-from tinybert.scoring import device
 from tinybert.teacher_cache import TeacherCache
 from tinybert.training import train
 
@@ -62,7 +62,7 @@ def run(
         rows = imitation_rows(task, tokenizer, answers, "states")
         learner = StateLearner(model, taught_by, mapped, layer_map)
     else:
-        rows = task_rows(task.rows("train"), tokenizer, task.max_length)
+        rows = task_rows(task, tokenizer)
         precision = config.optim.precision
         learner = StateLearner(model, load_teacher(teacher, mapped[-1], precision), mapped, layer_map, precision)
     learner.projections.load(student)

@@ -3,45 +3,49 @@
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, set_seed
 
+from tinybert.batches import Batch
 from tinybert.checks import check_same_vocabulary, check_teacher_labels
 from tinybert.cli import main
 from tinybert.config import LogitsConfig
 from tinybert.data import TaskData
+from tinybert.kinds.task_kind import TaskKind
 from tinybert.last_layer import finish_first_token_only
 from tinybert.learner import Learner
-from tinybert.losses import regression_loss, soft_cross_entropy
-from tinybert.models import load_classifier, load_tokenizer, save
+from tinybert.models import load_model, load_tokenizer, save
 from tinybert.progress import OnMetrics
 from tinybert.rows import imitation_rows
-from tinybert.supervised import validation_of
+from tinybert.supervised import trained_logits, validation_of
 from tinybert.teacher_cache import TeacherCache
 from tinybert.training import train
 
 
 class LogitLearner(Learner):
-    """Soft cross entropy with the teacher, mixed with hard labels where the form says so."""
+    """The loss against the teacher's logits, mixed with that against labels where the form says so."""
 
-    def __init__(self, student: PreTrainedModel, config: LogitsConfig) -> None:
+    def __init__(self, student: PreTrainedModel, kind: TaskKind, config: LogitsConfig) -> None:
         super().__init__()
-        finish_first_token_only(student)
+        if not kind.per_token:
+            finish_first_token_only(student)
         self.student = student
-        self._config = config
+        self._kind, self._config = kind, config
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """loss, and its soft and hard parts; a single output is a regression on the teacher's."""
-        labels_B, teacher_BC = batch.pop("labels"), batch.pop("teacher_logits")
-        student_BC = self.student(**batch).logits
-        if student_BC.shape[-1] == 1:
-            return {"loss": regression_loss(student_BC, teacher_BC)}
-        soft = soft_cross_entropy(student_BC, teacher_BC, self._config.temperature)
+        """loss, and its soft and hard parts."""
+        teacher = batch.pop("teacher_logits")
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        student = trained_logits(self.student, self._kind, inputs)
+        soft = self._kind.soft_loss(student, teacher, batch, self._config.temperature)
         share = self._config.hard_weight
         if not share:
             return {"loss": soft}
-        hard = F.cross_entropy(student_BC.float(), labels_B)
+        hard = self._kind.hard_loss(student, batch["labels"])
         return {"loss": (1 - share) * soft + share * hard, "soft_loss": soft, "hard_loss": hard}
+
+    def items(self, batch: Batch) -> int:
+        """What the kind's losses are a mean over."""
+        return self._kind.items(batch)
 
 
 def run(
@@ -57,7 +61,7 @@ def run(
     """Distil the predictions.
 
     Args:
-        data: Augmented task data set (`tinybert.data`).
+        data: Task data set, augmented or not (`tinybert.data`).
         teacher: Fine-tuned teacher.
         student: Student after the first part. Where it is as wide as the teacher it takes over the teacher's head,
             which reads the states it has learnt to imitate; else its head starts new.
@@ -75,13 +79,13 @@ def run(
     """
     check_same_vocabulary(student, teacher)
     task, tokenizer = TaskData(data), load_tokenizer(student)
-    check_teacher_labels(teacher, task.labels)
+    check_teacher_labels(teacher, task.labels, task.kind.name)
     set_seed(config.optim.seed)
-    model = load_classifier(student, task.labels)
-    take_over_head(model, load_classifier(teacher))
+    model = load_model(student, task.kind, task.labels)
+    take_over_head(model, load_model(teacher, task.kind))
     rows = imitation_rows(task, tokenizer, TeacherCache(targets), "logits")
     validation = validation_of(model, tokenizer, task, config.selection, config.optim.precision)
-    metrics = train("logits", LogitLearner(model, config), rows, config.optim, out, on_metrics, validation)
+    metrics = train("logits", LogitLearner(model, task.kind, config), rows, config.optim, out, on_metrics, validation)
     save(model, tokenizer, out, task.max_length)
     return metrics
 
@@ -98,7 +102,7 @@ def take_over_head(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
 
 
 def _in_head(name: str) -> bool:
-    return any(part in name.split(".") for part in ("pooler", "classifier", "pre_classifier"))
+    return any(part in name.split(".") for part in ("pooler", "classifier", "pre_classifier", "qa_outputs"))
 
 
 if __name__ == "__main__":

@@ -6,30 +6,44 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from tinybert.batches import Batch, Indices, Rows
-from tinybert.checks import has_mlm_head
+from tinybert.checks import has_mlm_head, read_model_config
 from tinybert.cli import main
 from tinybert.config import MlmConfig
 from tinybert.corpus import Corpus, PackedRows
+from tinybert.errors import DataError, ModelError
 from tinybert.learner import Learner
 from tinybert.masked_lm import masked_logits
 from tinybert.models import load_tokenizer, save
+from tinybert.precision import device
 from tinybert.progress import OnMetrics
-from tinybert.scoring import device
 from tinybert.training import train
 
 IGNORED = -100
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class MaskedRows(Rows):
-    """Packed sequences with some tokens masked (80%), swapped (10%) or left (10%) to be predicted."""
+    """Packed sequences with some tokens masked (80%), swapped (10%) or left (10%) to be predicted.
+
+    With `whole_words` a word's pieces are chosen together; what becomes of each is drawn piece by piece, as in BERT.
+    """
 
     random = True
 
-    def __init__(self, packed: PackedRows, tokenizer: PreTrainedTokenizerBase, share: float) -> None:
+    def __init__(
+        self, packed: PackedRows, tokenizer: PreTrainedTokenizerBase, share: float, whole_words: bool = False
+    ) -> None:
         self._packed, self.block = packed, packed.block
+        self._continues_V = _continuing(tokenizer) if whole_words else None
         self._mask_id = tokenizer.mask_token_id
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
         self._words, self._share = len(tokenizer), share
@@ -42,7 +56,10 @@ class MaskedRows(Rows):
         batch = self._packed.batch(rows, chance)
         ids_BL = batch["input_ids"]
         eligible_BL = ~torch.isin(ids_BL, self._special)
-        chosen_BL = (torch.rand(ids_BL.shape, generator=chance) < self._share) & eligible_BL
+        chosen_BL = torch.rand(ids_BL.shape, generator=chance) < self._share
+        if self._continues_V is not None:
+            chosen_BL = _of_first_pieces(chosen_BL, self._continues_V[ids_BL])
+        chosen_BL &= eligible_BL
         batch["labels"] = ids_BL.masked_fill(~chosen_BL, IGNORED)
         dice_BL = torch.rand(ids_BL.shape, generator=chance)
         masked_BL = torch.where(chosen_BL & (dice_BL < 0.8), self._mask_id, ids_BL)
@@ -50,6 +67,26 @@ class MaskedRows(Rows):
         words_BL = torch.randint(self._words, ids_BL.shape, generator=chance)
         batch["input_ids"] = torch.where(swapped_BL, words_BL, masked_BL)
         return batch
+
+
+def _continuing(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Of each token whether it goes on with a word (V)."""
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    marked = any(piece.startswith(("\u0120", "\u2581")) for piece in pieces)  # those vocabularies mark beginnings
+    special = set(tokenizer.all_special_tokens)
+    return torch.tensor(
+        [
+            piece not in special and not piece.startswith(("\u0120", "\u2581")) if marked else piece.startswith("##")
+            for piece in pieces
+        ]
+    )
+
+
+def _of_first_pieces(chosen_BL: Tensor, continues_BL: Tensor) -> Tensor:
+    """What was drawn for the first piece of each word, for all its pieces."""
+    places_BL = torch.arange(chosen_BL.shape[1]).expand_as(chosen_BL)
+    first_BL = torch.where(continues_BL, 0, places_BL).cummax(dim=1).values
+    return chosen_BL.gather(1, first_BL)
 
 
 class MlmLearner(Learner):
@@ -63,7 +100,7 @@ class MlmLearner(Learner):
         """loss, and the share of masked tokens predicted rightly."""
         mask_BL = batch["labels"] != IGNORED
         labels_N = batch["labels"][mask_BL]
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
         logits_NV = masked_logits(self.model, inputs, mask_BL)
         count = max(1, len(labels_N))  # a slice without a masked token has a loss of 0
         loss = F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / count
@@ -72,6 +109,32 @@ class MlmLearner(Learner):
     def items(self, batch: Batch) -> int:
         """Masked tokens, at least one."""
         return max(1, int((batch["labels"] != IGNORED).sum()))
+
+
+class PretrainingLearner(MlmLearner):
+    """With next-sentence prediction beside (arXiv:1810.04805, section 3.1): both losses are added.
+
+    Slices of a batch weigh by their masked tokens, and so does what they say of following segments.
+    """
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """loss, both of its parts, and the shares of masked tokens and of following segments told rightly."""
+        follows_B = batch.pop("next_sentence_label")
+        mask_BL = batch["labels"] != IGNORED
+        labels_N = batch["labels"][mask_BL]
+        encoded = self.model.base_model(**{name: batch[name] for name in INPUTS if name in batch})
+        logits_NV = self.model.cls.predictions(encoded.last_hidden_state[mask_BL])
+        count = max(1, len(labels_N))
+        masked = F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / count
+        logits_B2 = self.model.cls.seq_relationship(encoded.pooler_output)
+        following = F.cross_entropy(logits_B2.float(), follows_B)
+        return {
+            "loss": masked + following,
+            "masked_loss": masked,
+            "following_loss": following,
+            "masked_accuracy": (logits_NV.argmax(dim=-1) == labels_N).sum() / count,
+            "following_accuracy": (logits_B2.argmax(dim=-1) == follows_B).float().mean(),
+        }
 
 
 def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -85,12 +148,20 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
         on_metrics: Points of the curves.
 
     Returns:
-        steps, loss, masked_accuracy over the last logged steps, seconds.
+        steps, loss, masked_accuracy (and following_accuracy) over the last logged steps, seconds.
+
+    Raises:
+        ModelError: Next sentences are to be predicted, and the teacher is no BERT.
+        DataError: Or the corpus has no pairs.
     """
     set_seed(config.optim.seed)
     tokenizer = load_tokenizer(teacher)
-    rows = Corpus(corpus).rows()
-    model = AutoModelForMaskedLM.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32).to(device())
+    packed = Corpus(corpus)
+    rows = packed.rows()
+    if config.next_sentence:
+        _check_pairs(packed, teacher)
+    auto_class = AutoModelForPreTraining if config.next_sentence else AutoModelForMaskedLM
+    model = auto_class.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32).to(device())
     if not has_mlm_head(teacher):
         _start_from_frequencies(model, rows)
     latest: dict[str, float] = {}
@@ -99,10 +170,19 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
         latest.update(metrics)
         on_metrics(metrics, step)
 
-    masked = MaskedRows(rows, tokenizer, config.masked)
-    metrics = train("mlm", MlmLearner(model), masked, config.optim, out, remember)
+    masked = MaskedRows(rows, tokenizer, config.masked, config.whole_words)
+    learner = PretrainingLearner(model) if config.next_sentence else MlmLearner(model)
+    metrics = train("mlm", learner, masked, config.optim, out, remember)
     save(model, tokenizer, out, max_length=None)
-    return {**metrics, **{name: latest[name] for name in ("masked_accuracy",) if name in latest}}
+    return {**metrics, **{name: latest[name] for name in ("masked_accuracy", "following_accuracy") if name in latest}}
+
+
+def _check_pairs(corpus: Corpus, teacher: Path) -> None:
+    kind = read_model_config(teacher).get("model_type")
+    if kind != "bert":
+        raise ModelError(f"mlm.next_sentence is true, but a {kind} has no such head; set it to false")
+    if not corpus.manifest["pairs"]:
+        raise DataError("mlm.next_sentence is true, but the corpus has no pairs; set corpus.pairs")
 
 
 def _start_from_frequencies(model: PreTrainedModel, rows: PackedRows) -> None:

@@ -12,7 +12,7 @@ from tinybert.errors import ModelError
 from tinybert.model_card import Sources, card, read_json
 from tinybert.progress import OnMetrics
 from tinybert.released import COMPARED_AS, FILE, TORCH, Released
-from tinybert.serving import Classifier
+from tinybert.serving import Student
 
 WRITTEN = {FILE, "README.md"}
 """Of the student's files those that a package has its own of."""
@@ -42,7 +42,7 @@ def run(
         on_metrics: Told the numbers.
 
     Returns:
-        variants (how many), megabytes and temperature of the served one.
+        variants (how many), megabytes of the served one, and its temperature where answers are calibrated.
 
     Raises:
         ModelError: The gate serves a variant that the student does not have, or did not keep it; or the package does
@@ -60,13 +60,10 @@ def run(
     sources = Sources(data, teacher, student, report, decision)
     written = card(released, COMPARED_AS[released.default], config, sources)
     (out / "README.md").write_text(written, encoding="utf-8")
-    served = released.variants[released.default]
     _check_answer(out, released, data)
-    metrics = {
-        "variants": float(len(released.variants)),
-        "megabytes": megabytes(out, released.default),
-        "temperature": served.temperature,
-    }
+    metrics = {"variants": float(len(released.variants)), "megabytes": megabytes(out, released.default)}
+    if COMPARED_AS[released.default] in read_json(report / "calibration.json"):
+        metrics["temperature"] = released.variants[released.default].temperature
     on_metrics(metrics, 0)
     return metrics
 
@@ -82,8 +79,10 @@ def _released(exported: Released, decision: dict[str, object], report: Path) -> 
             "evaluate and judge this student"
         )
     calibration = read_json(report / "calibration.json")
-    temperatures = {name: calibration[COMPARED_AS[name]]["temperature"] for name in names}
-    variants = {name: exported.variants[name].model_copy(update={"temperature": temperatures[name]}) for name in names}
+    variants = {name: exported.variants[name] for name in names}
+    for name, variant in variants.items():
+        if fitted := calibration.get(COMPARED_AS[name]):
+            variants[name] = variant.model_copy(update={"temperature": fitted["temperature"]})
     return exported.model_copy(update={"default": served, "variants": variants})
 
 
@@ -95,8 +94,8 @@ def _check_answer(package: Path, released: Released, data: Path) -> None:
     """
     row = TaskData(data).rows("test")[0]
     pairs = [row["text_pair"]] if released.pair else None
-    [answer] = Classifier.load(package).answer([row["text"]], pairs)
-    if answer.label not in released.labels:
+    [answer] = Student.load(package).answer([row["text"]], pairs)
+    if answer.error is not None:
         raise ModelError(f"the package does not answer {row['text'][:40]!r} ({answer.error}); export the student again")
 
 

@@ -1,42 +1,23 @@
 """Labelled rows from anywhere to a clean task data set: columns chosen, labels named, duplicates and leaks gone."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tinybert.checks import label_order
 from tinybert.cli import main
-from tinybert.config import DataConfig
-from tinybert.data import SPLITS, RowWriter, write_manifest
+from tinybert.data import RowWriter, TaskData, write_manifest
+from tinybert.data_config import SPLITS, DataConfig
+from tinybert.describe import describe
 from tinybert.errors import DataError
+from tinybert.kinds import kind_of
+from tinybert.kinds.reading import plain_text
+from tinybert.kinds.task_kind import Label, TaskKind
 from tinybert.progress import OnMetrics, logger
-from tinybert.sampling import Purpose, choose
-from tinybert.tables import column_names, split_files, stream
+from tinybert.splitting import Row, Splits, part, sample, without_leaks
+from tinybert.tables import Layout, check_unmixed, column_names, one_of, split_files, stream
 
 NO_LABEL = (None, "", -1, "-1")
 """What stands for a label where none is given away; the test splits of GLUE on the hub hold -1."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One labelled example; label is a name."""
-
-    text: str
-    pair: str | None
-    label: str
-    group: str | None = field(default=None, compare=False)
-    """The value of `data.slice_by`. Rows that differ in it alone are duplicates."""
-
-    @property
-    def sentences(self) -> tuple[str, str | None]:
-        """What a model sees; two rows with the same are the same question."""
-        return self.text, self.pair
-
-
-Splits = dict[str, list[Row]]
-"""The rows of each of `tinybert.data.SPLITS`."""
 
 
 def run(
@@ -47,43 +28,52 @@ def run(
     on_metrics: OnMetrics,
     validation: Path | None = None,
     test: Path | None = None,
+    order: list[str] | None = None,
 ) -> dict[str, float]:
     """Prepare a task data set.
 
     Args:
-        source: File or directory of the training rows.
-        config: Columns, labels, sizes.
-        out: Directory to write: `train.arrow`, `validation.arrow`, `test.arrow`, `manifest.json` (see
-            `tinybert.data`).
+        source: File or directory of the training rows, and of the further tests.
+        config: Kind of task, columns, labels, sizes.
+        out: Directory to write: `train.arrow`, `validation.arrow`, `test.arrow`, `test_<name>.arrow` of further tests,
+            `data.md` (see `tinybert.describe`), `manifest.json` (see `tinybert.data`).
         on_metrics: Told the row counts.
         validation: File or directory of the validation rows; without it the source's own validation split,
             or a stratified share of its rows.
         test: File or directory of the test rows; without it the source's own test split where that is labelled,
             or a stratified share of the validation rows; with a share of 0 all of them serve as both.
+        order: Names of the outputs of a teacher that is fine-tuned already; the data take their order. None, or empty,
+            where there is none.
 
     Returns:
-        train_rows, validation_rows, test_rows, and how many duplicates and leaks were dropped.
+        train_rows, validation_rows, test_rows, those of further tests, and how many duplicates and leaks were dropped.
 
     Raises:
         DataError: Unreadable file, missing column, empty text, one class only, a label missing in a split, too few
-            rows to split, test rows without labels.
+            rows to split, test rows without labels, different tests in one split, a metric that the labels do not have.
+        ModelError: The teacher's outputs are not the data's labels.
     """
-    read = _read_splits(source, validation, test, config)
-    labels = _label_names([*chain(*read.values())], config)
+    kind = kind_of(config.kind)
+    read = _read_splits(source, validation, test, config, kind)
+    labels = label_order(order or [], _label_names(read, config, kind), config)
+    _check_metric(config, kind, labels)
+    needed = kind.missing([], labels)
     distinct = {split: list(dict.fromkeys(rows)) for split, rows in read.items()}
     test_is_validation = not distinct["test"] and not config.test_share
-    parted = part(distinct, config)
-    clean = _without_leaks(parted, config)
-    sampled = _sampled(clean, config)
+    parted = part(distinct, config, needed)
+    clean = without_leaks(parted, config)
+    most = {"train": config.rows, "validation": config.validation_rows}
+    chosen = {s: sample(rows, most.get(s, config.test_rows), config.seed, needed) for s, rows in clean.items()}
     if test_is_validation:
-        sampled["test"] = _sample(sampled["validation"], config.test_rows, config.seed)
-    _check_labels(sampled, labels)
-    for split, rows in sampled.items():
-        _write(out / f"{split}.arrow", rows, labels)
+        chosen["test"] = sample(chosen["validation"], config.test_rows, config.seed, needed)
+    for split, rows in chosen.items():
+        numbers = [kind.number(row.label, labels) for row in rows]
+        if split in SPLITS:
+            _check_labels(split, numbers, labels, kind)
+        _write(out / f"{split}.arrow", rows, numbers, kind)
     dropped = {"duplicates": _count(read) - _count(distinct), "leaks": _count(parted) - _count(clean)}
-    more = {"dropped": dropped, "slice_by": config.slice_by}
-    write_manifest(out, labels, config.max_length, test_is_validation=test_is_validation, **more)
-    counts = {**{f"{split}_rows": len(rows) for split, rows in sampled.items()}, **dropped}
+    _say(out, config, labels, dropped, test_is_validation)
+    counts = {**{f"{split}_rows": len(rows) for split, rows in chosen.items()}, **dropped}
     metrics = {name: float(value) for name, value in counts.items()}
     on_metrics(metrics, 0)
     return metrics
@@ -96,194 +86,144 @@ def _count(splits: Splits) -> int:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def _read_splits(source: Path, validation: Path | None, test: Path | None, config: DataConfig) -> Splits:
-    train = split_files(source, "train")
-    if not train:
+def _read_splits(
+    source: Path, validation: Path | None, test: Path | None, config: DataConfig, kind: TaskKind
+) -> Splits:
+    layout = Layout.of(config)
+    own = {split: path for split, path in (("validation", validation), ("test", test)) if path}
+    shared = Layout(layout.kind, layout.text, layout.header, {s: p for s, p in layout.splits.items() if s not in own})
+    files = {split: _files(split, source, own.get(split), layout, shared) for split in SPLITS}
+    if not files["train"]:
         raise DataError(f"{source}: every table is named after validation or test; name the training rows train...")
-    held_out = _files(source, validation, "validation")
-    compared = _files(source, test, "test")
-    if compared and not _are_labelled(compared, config):
-        unlabelled = f"{compared[0].name} has no labels: column {config.label!r} is missing, empty or -1 in every row"
+    if files["test"] and not _are_labelled(files["test"], config, layout):
+        unlabelled = f"{files['test'][0].name} has no labels: column {config.label_column!r} is missing, empty or -1 in"
         if test is not None:
-            raise DataError(f"{unlabelled}; name labelled rows in data.test_source, or none")
-        logger.info("prepare  %s, so it is not used; models are compared on held-out rows", unlabelled)
-        compared = []
-    return {split: _read(files, config) for split, files in zip(SPLITS, (train, held_out, compared), strict=True)}
+            raise DataError(f"{unlabelled} every row; name labelled rows in data.test_source, or none")
+        logger.info("prepare  %s every row, so it is not used; models are compared on held-out rows", unlabelled)
+        files["test"] = []
+    for split in SPLITS[1:]:
+        if split not in config.splits:
+            check_unmixed(files[split], split)
+    files |= {f"test_{name}": split_files(source, name, shared) for name in config.other_tests}
+    return {split: _read(split, found, config, kind) for split, found in files.items()}
 
 
-def _files(source: Path, own: Path | None, split: str) -> list[Path]:
+def _files(split: str, source: Path, own: Path | None, layout: Layout, shared: Layout) -> list[Path]:
     """Those of a split: of a source of its own, where there is one, else of the source of all."""
     if own is None:
-        return split_files(source, split)
-    files = split_files(own, split) or split_files(own, "train")
+        return split_files(source, split, shared)
+    named = {name: pattern for name, pattern in layout.splits.items() if name == split}
+    mine = Layout(layout.kind, layout.text, layout.header, named)
+    files = split_files(own, split, mine) or split_files(own, "train", mine)
     if not files:
         raise DataError(f"{own}: every table is named after another split; name one file in data.{split}_source")
     return files
 
 
-def _are_labelled(files: list[Path], config: DataConfig) -> bool:
-    if not all(config.label in column_names(file) for file in files):
+def _are_labelled(files: list[Path], config: DataConfig, layout: Layout) -> bool:
+    column = config.label_column
+    if not all(one_of(column, column_names(file, layout)) for file in files):
         return False
     empty = True
-    for row in stream(files, [config.label], config.where):
-        if row[config.label] not in NO_LABEL:
+    for row in stream(files, [column], config.where, layout):
+        if not _is_withheld(row[column]):
             return True
         empty = False
     return empty  # that no row matches is for `_read` to say
 
 
-def _read(files: list[Path], config: DataConfig) -> list[Row]:
-    columns = [column for column in (config.text, config.text_pair, config.label, config.slice_by) if column]
+def _is_withheld(label: Any) -> bool:
+    """Whether a label, all tags of a row, or all parts of an answer are given away nowhere."""
+    if isinstance(label, dict):
+        return all(map(_is_withheld, label.values()))
+    return all(map(_is_withheld, label)) if isinstance(label, list | tuple) else label in NO_LABEL
+
+
+def _read(split: str, files: list[Path], config: DataConfig, kind: TaskKind) -> list[Row]:
+    text, pair, label = config.text_column, config.pair_column, config.label_column
+    columns = [column for column in (text, pair, label, config.slice_by) if column]
     rows: list[Row] = []
     empty: list[int] = []
-    for number, raw in enumerate(stream(files, columns, config.where), start=1):
-        pair = _text(raw[config.text_pair]) if config.text_pair else None
-        group = _text(raw[config.slice_by]) or None if config.slice_by else None
-        row = Row(_text(raw[config.text]), pair, _label_name(raw[config.label], config), group)
-        if not row.text or pair == "":
+    for number, raw in enumerate(stream(files, columns, config.where, Layout.of(config)), start=1):
+        if str(raw[label]) in config.drop_labels:
+            continue
+        try:
+            example = kind.example(raw[text], raw[pair] if pair else None, raw[label], config)
+        except DataError as error:
+            raise DataError(f"{error} (row {number} of {split})") from error
+        group = plain_text(raw[config.slice_by]) or None if config.slice_by else None
+        rows.append(Row(*example, kind.stratum(example.label), group))
+        if not example.text.strip() or (example.pair is not None and not example.pair.strip()):
             empty.append(number)
-        rows.append(row)
     if empty:
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         raise DataError(f"empty text in {len(empty)} of {len(rows)} rows (row {shown}); fill or remove them")
     if files and not rows:
-        raise DataError(f"no row of {files[0].name} matches data.where {config.where}")
+        dropped = f" but for those of data.drop_labels {config.drop_labels}" if config.drop_labels else ""
+        raise DataError(f"no row of {files[0].name} matches data.where {config.where}{dropped}")
     return rows
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else " ".join(str(value).split())
+# Labels ---------------------------------------------------------------------------------------------------------------
 
 
-def _label_name(value: Any, config: DataConfig) -> str:
-    if value is None or value == "":
-        raise DataError(f"column {config.label!r} is empty in some rows; every row needs a label")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if config.labels and str(value).isdigit() and str(value) not in config.labels:
-        if int(value) >= len(config.labels):
+def _label_names(rows: Splits, config: DataConfig, kind: TaskKind) -> list[str]:
+    """Names of the outputs, by the rows that models are made and chosen on: a further test may add none."""
+    found = {row.label for split in SPLITS for row in rows[split]}
+    labels = kind.label_names(found, config)
+    for name in config.other_tests:
+        more = set(kind.label_names(found | {row.label for row in rows[f"test_{name}"]}, config)) - set(labels)
+        if more:
             raise DataError(
-                f"column {config.label!r} holds {value}, but data.labels names only {len(config.labels)} "
-                f"classes, 0 to {len(config.labels) - 1}: {', '.join(config.labels)}"
+                f"data.splits {name!r} has the label {min(more)!r}, the other rows have {', '.join(labels)}; name "
+                "it in data.drop_labels, or leave the test out"
             )
-        return config.labels[int(value)]
-    return str(value)
+    return labels
 
 
-def _label_names(rows: Sequence[Row], config: DataConfig) -> list[str]:
-    found = {row.label for row in rows}
-    unknown = sorted(found - set(config.labels))
-    if config.labels and unknown:
-        raise DataError(f"column {config.label!r} holds {unknown[0]!r}; data.labels allows {', '.join(config.labels)}")
-    if len(found) < 2:
-        raise DataError(f"only one class, {next(iter(found))!r}, in column {config.label!r}; a classifier needs two")
-    return config.labels or sorted(found, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
-
-
-# Splitting ------------------------------------------------------------------------------------------------------------
-
-
-def part(rows: Splits, config: DataConfig) -> Splits:
-    """The splits that are missing, made of the others: validation rows of training rows, test rows of validation rows.
-
-    For each row that is added, or removed, at most one other leaves each split, but for the rounding of quotas
-    (`tinybert.sampling`). With `test_share` 0 no test rows are made.
-
-    Raises:
-        DataError: There are too few rows of a label, or in all.
-    """
-    train, validation, test = (rows[split] for split in SPLITS)
-    is_parted = not test and config.test_share > 0
-    if not validation:
-        least = 2 if is_parted else 1
-        train, validation = _split_off("validation", train, config.validation_share, "split", config.seed, least)
-    if is_parted:
-        validation, test = _split_off("test", validation, config.test_share, "test", config.seed)
-    return dict(zip(SPLITS, (train, validation, test), strict=True))
-
-
-def _split_off(
-    split: str, rows: list[Row], share: float, purpose: Purpose, seed: int, least: int = 1
-) -> tuple[list[Row], list[Row]]:
-    """What is left, and what is split off: of each label at least one row, and at least `least`."""
-    sizes = Counter(row.label for row in rows)
-    label, size = min(sizes.items(), key=lambda item: item[1])
-    if size <= least:
+def _check_metric(config: DataConfig, kind: TaskKind, labels: list[str]) -> None:
+    if config.score not in kind.measured(labels):
         raise DataError(
-            f"label {label!r} has {size} of the rows that data.{split}_share splits; {least + 1} are needed: "
-            f"add rows, or name a data.{split}_source"
+            f"data.metric: found {config.score}; with the labels {', '.join(labels)} there are "
+            f"{', '.join(kind.measured(labels))}; choose one of them"
         )
-    count = max(round(share * len(rows)), least * len(sizes))
-    if len(rows) - count < len(sizes):
+
+
+def _check_labels(split: str, numbers: list[Label], labels: list[str], kind: TaskKind) -> None:
+    missing = kind.missing(numbers, labels)
+    if missing:
+        present = [name for name, count in kind.counts(numbers, labels).items() if count]
         raise DataError(
-            f"{len(rows)} rows cannot be split with data.{split}_share {share:g}: each split "
-            f"needs a row of each of the {len(sizes)} labels; add rows, or change the share"
+            f"label {missing[0]!r} is missing in {split}, which has {', '.join(sorted(present)) or 'none'}; "
+            "add rows of it, or leave it out of all splits"
         )
-    taken, left = _parted(rows, count, purpose, seed, spare=1, least=least)
-    return left, taken
-
-
-def _without_leaks(rows: Splits, config: DataConfig) -> Splits:
-    """Validation without what stands in test, train without what stands in either."""
-    clean, before = dict(rows), ["test"] if rows["test"] else []
-    seen = {row.sentences for row in rows["test"]}
-    for split in ("validation", "train"):
-        leaks = [row for row in rows[split] if row.sentences in seen]
-        if leaks and config.leaks == "refuse":
-            raise DataError(
-                f"{len(leaks)} rows of {split} stand in {' or '.join(before)} too, e.g. {leaks[0].text[:60]!r}; "
-                "remove them, or set data.leaks to remove"
-            )
-        clean[split] = [row for row in rows[split] if row.sentences not in seen]
-        seen |= {row.sentences for row in rows[split]}
-        before.insert(0, split)
-    return clean
-
-
-def _sampled(rows: Splits, config: DataConfig) -> Splits:
-    most = (config.rows, config.validation_rows, config.test_rows)
-    return {split: _sample(rows[split], limit, config.seed) for split, limit in zip(SPLITS, most, strict=True)}
-
-
-def _sample(rows: list[Row], most: int | None, seed: int) -> list[Row]:
-    if most is None or len(rows) <= most:
-        return rows
-    labels = [row.label for row in rows]
-    if most < len(set(labels)):
-        raise DataError(f"{most} rows cannot hold {len(set(labels))} labels; allow more rows")
-    sample, _ = _parted(rows, most, "sample", seed)
-    return sample
-
-
-def _parted(
-    rows: list[Row], count: int, purpose: Purpose, seed: int, spare: int = 0, least: int = 1
-) -> tuple[list[Row], list[Row]]:
-    """The rows that are taken, and the others, both in the order they had."""
-    labels = [row.label for row in rows]
-    sentences = [row.sentences for row in rows]
-    taken = choose(sentences, labels, count, purpose=purpose, seed=seed, spare=spare, least=least)
-    others = [row for place, row in enumerate(rows) if place not in taken]
-    return [rows[place] for place in sorted(taken)], others
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def _check_labels(splits: Splits, labels: list[str]) -> None:
-    for split, rows in splits.items():
-        missing = [name for name in labels if name not in {row.label for row in rows}]
-        if missing:
-            raise DataError(
-                f"label {missing[0]!r} is missing in {split}, which has {', '.join(sorted({r.label for r in rows}))}; "
-                "add rows of it, or leave it out of all splits"
-            )
+def _write(path: Path, rows: list[Row], numbers: list[Label], kind: TaskKind) -> None:
+    with RowWriter(path, kind) as writer:
+        for place, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+            writer.add(row.text, row.pair, number, place, group=row.group)
 
 
-def _write(path: Path, rows: list[Row], labels: list[str]) -> None:
-    index = {name: number for number, name in enumerate(labels)}
-    with RowWriter(path) as writer:
-        for number, row in enumerate(rows):
-            writer.add(row.text, row.pair, index[row.label], number, group=row.group)
+def _say(out: Path, config: DataConfig, labels: list[str], dropped: dict[str, int], test_is_validation: bool) -> None:
+    """Write what there is: for people, then for the stages that follow."""
+    data = TaskData(out)
+    splits = {split: data.rows(split) for split in (*SPLITS, *(f"test_{name}" for name in config.other_tests))}
+    (out / "data.md").write_text(describe(splits, config, labels, dropped, test_is_validation), encoding="utf-8")
+    write_manifest(
+        out,
+        labels,
+        config.max_length,
+        kind=config.kind,
+        metric=config.score,
+        test_is_validation=test_is_validation,
+        other_tests=config.other_tests,
+        dropped=dropped,
+        slice_by=config.slice_by,
+    )
 
 
 if __name__ == "__main__":

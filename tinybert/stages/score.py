@@ -10,17 +10,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tinybert.answers import Answer
 from tinybert.cli import main
 from tinybert.errors import DataError
+from tinybert.kinds import kind_of
 from tinybert.progress import OnMetrics, Progress
-from tinybert.released import Released
-from tinybert.score_config import ERROR, LABEL, SCORE, TRUNCATED, AnswerConfig, probability_column
-from tinybert.serving import Answer, Classifier
+from tinybert.released import ERROR, TRUNCATED, Released
+from tinybert.score_config import AnswerConfig
+from tinybert.serving import Student
 from tinybert.tables import stream, table_files
 
 ROWS, ANSWERS, COUNTS = "rows.parquet", "answers.parquet", "counts.json"
 CHUNK = 2048
 """Rows in memory at a time."""
+ENTITY = {"label": pa.string(), "text": pa.string(), "start": pa.int64(), "end": pa.int64(), "score": pa.float32()}
+TYPES = {
+    "label": pa.string(),
+    "labels": pa.list_(pa.string()),
+    "value": pa.float64(),
+    "entities": pa.list_(pa.struct(list(ENTITY.items()))),
+    "answer": pa.string(),
+    "start": pa.int64(),
+    "end": pa.int64(),
+    TRUNCATED: pa.bool_(),
+    ERROR: pa.string(),
+}
+"""Of the columns of answers (`Released.columns`); all others hold probabilities."""
 
 
 def run(*, model: Path, rows: Path, config: AnswerConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -30,9 +45,8 @@ def run(*, model: Path, rows: Path, config: AnswerConfig, out: Path, on_metrics:
         model: Package or export directory (`tinybert.released`).
         rows: Directory with `rows.parquet`, as `cut` writes it.
         config: Columns, variant, batches.
-        out: Directory to write: `answers.parquet`, in the order of the rows, with the columns carried along, `label`,
-            `score`, `truncated`, `error` and a probability `p_<label>` for each label; and `counts.json`. A row that
-            cannot be answered has an `error` and no label.
+        out: Directory to write: `answers.parquet`, in the order of the rows, with the columns carried along, then those
+            of an answer (`Released.columns`); and `counts.json`. A row that cannot be answered has an `error` alone.
         on_metrics: Told the counts.
 
     Returns:
@@ -44,47 +58,61 @@ def run(*, model: Path, rows: Path, config: AnswerConfig, out: Path, on_metrics:
     """
     released = Released.read(model)
     config.check(released)
-    classifier = Classifier.load(model, config.variant, config.threads)
+    student = Student.load(model, config.variant, config.threads)
     table = pq.ParquetFile(rows / ROWS)
-    schema = _answer_schema(table.schema_arrow, config.kept, released.labels)
-    counts, scores = Counter[str](), 0.0
-    labels = Counter(dict.fromkeys(released.labels, 0))
+    schema = _answer_schema(table.schema_arrow, config.kept, released.columns)
+    counts = _Counts(released)
     progress = Progress("score", table.metadata.num_rows, unit="row")
     with pq.ParquetWriter(out / ANSWERS, schema, compression="zstd") as writer:
         for batch in table.iter_batches(CHUNK):
-            answers = _answers(classifier, batch, config)
+            answers = _answers(student, batch, config)
+            columns = zip(*(answer.values(released.columns) for answer in answers), strict=True)
             kept = [batch.column(name) for name in config.kept]
-            writer.write_batch(pa.record_batch([*kept, *_columns(answers, released.labels)], schema=schema))
-            given = [answer.label for answer in answers if answer.label is not None]
-            counts += Counter(rows=len(answers), answered=len(given), truncated=sum(a.truncated for a in answers))
-            labels.update(given)
-            scores += sum(answer.score or 0.0 for answer in answers)
-            progress.update(counts["rows"])
-    counted = {name: counts[name] for name in ("rows", "answered", "truncated")}
-    counted["errors"] = counts["rows"] - counts["answered"]
-    described = {**counted, "labels": dict(labels), "scores": scores}
-    (out / COUNTS).write_text(json.dumps(described, indent=1) + "\n")
-    metrics = {name: float(value) for name, value in counted.items()}
+            arrays = [pa.array(column, schema.field(len(kept) + at).type) for at, column in enumerate(columns)]
+            writer.write_batch(pa.record_batch([*kept, *arrays], schema=schema))
+            counts.add(answers)
+            progress.update(counts.rows["rows"])
+    (out / COUNTS).write_text(json.dumps(counts.described, indent=1) + "\n")
+    metrics = {name: float(value) for name, value in counts.rows.items()}
     on_metrics(metrics, 0)
     return metrics
 
 
-def _answers(classifier: Classifier, batch: Any, config: AnswerConfig) -> list[Answer]:
+class _Counts:
+    """What answers say, all together."""
+
+    def __init__(self, model: Released) -> None:
+        self.rows = dict.fromkeys(("rows", "answered", "errors", "truncated"), 0)
+        self._classes = Counter(kind_of(model.kind).counts([], model.labels))
+        self._measured = next((name for name in ("score", "value") if name in model.columns), None)
+        self._total = 0.0
+
+    def add(self, answers: list[Answer]) -> None:
+        """Count some more."""
+        answered = [answer for answer in answers if answer.error is None]
+        self.rows["rows"] += len(answers)
+        self.rows["answered"] += len(answered)
+        self.rows["errors"] += len(answers) - len(answered)
+        self.rows["truncated"] += sum(answer.truncated for answer in answered)
+        self._classes.update(name for answer in answered for name in answer.given)
+        if self._measured is not None:
+            self._total += sum(getattr(answer, self._measured) for answer in answered)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The content of `counts.json`: rows, rows that were given each class, and the sum of the scores, or values."""
+        scores = None if self._measured is None else self._total
+        return {**self.rows, "labels": dict(self._classes), "scores": scores}
+
+
+def _answers(student: Student, batch: Any, config: AnswerConfig) -> list[Answer]:
     texts, *pairs = [batch.column(name).to_pylist() for name in config.texts]
-    return classifier.answer(texts, pairs[0] if pairs else None, config.batch_size)
+    return student.answer(texts, pairs[0] if pairs else None, config.batch_size)
 
 
-def _answer_schema(rows: Any, kept: list[str], labels: list[str]) -> Any:
-    answers = [(LABEL, pa.string()), (SCORE, pa.float32()), (TRUNCATED, pa.bool_()), (ERROR, pa.string())]
-    answers += [(probability_column(label), pa.float32()) for label in labels]
-    return pa.schema([*(rows.field(name).remove_metadata() for name in kept), *(pa.field(*field) for field in answers)])
-
-
-def _columns(answers: list[Answer], labels: list[str]) -> list[Any]:
-    """Answers as columns, in the order of the schema."""
-    plain = [[getattr(answer, name) for answer in answers] for name in (LABEL, SCORE, TRUNCATED, ERROR)]
-    chances = [[(answer.probabilities or {}).get(label) for answer in answers] for label in labels]
-    return [*plain, *chances]
+def _answer_schema(rows: Any, kept: list[str], columns: list[str]) -> Any:
+    answers = [pa.field(name, TYPES.get(name, pa.float32())) for name in columns]
+    return pa.schema([*(rows.field(name).remove_metadata() for name in kept), *answers])
 
 
 def cut(source: Path, config: AnswerConfig, shard_rows: int, out: Path) -> Iterator[Path]:

@@ -4,10 +4,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from tinybert.augment_config import QualityConfig
-from tinybert.augmentation.quality import KEPT, beside_their_rows, judge, opinions, stream
+from tinybert.augmentation.quality import KEPT, beside_their_rows, judge, stream
 from tinybert.augmentation.survey import Survey, draw, metrics_of, report, write_examples
 from tinybert.cli import main
 from tinybert.data import RowWriter, TaskData, write_manifest
@@ -41,17 +39,17 @@ def run(*, data: Path, targets: Path, config: QualityConfig, out: Path, on_metri
         vocabulary_growth.
 
     Raises:
-        DataError: The targets belong to other rows or labels, or `data` was not gathered.
+        DataError: The targets belong to other rows or labels, `data` was not gathered, or the task is of a kind whose
+            copies no teacher can judge.
     """
     task, answers = TaskData(data), TeacherCache(targets)
     gathered, originals = _check(task, answers)
-    survey = Survey(task.labels, gathered)
-    with RowWriter(out / "train.arrow") as writer:
-        _choose(task.rows("train"), originals, answers, config, survey, writer)
+    survey = Survey(task.kind, task.labels, gathered)
+    with RowWriter(out / "train.arrow", task.kind) as writer:
+        _choose(task, originals, answers, config, survey, writer)
     task.copy_held_out(out)
     summary = survey.summary()
-    described = {"original_rows": originals, "augmentation": summary}
-    write_manifest(out, task.labels, task.max_length, test_is_validation=task.test_is_validation, **described)
+    write_manifest(out, **task.described(), original_rows=originals, augmentation=summary)
     (out / "augmentation.md").write_text(report(summary, survey.examples), encoding="utf-8")
     write_examples(survey.examples, out / "examples.json")
     draw(summary, out / "augmentation.png")
@@ -63,6 +61,11 @@ def run(*, data: Path, targets: Path, config: QualityConfig, out: Path, on_metri
 
 def _check(task: TaskData, answers: TeacherCache) -> tuple[dict[str, Any], int]:
     """What `gather` counted, and how many rows are no copies."""
+    if not task.kind.judged:
+        raise DataError(
+            f"copies of a task of kind {task.kind.name} keep their rows' labels, whatever a teacher says of them; "
+            "leave the stage `screen` out and train on what `gather` wrote"
+        )
     answers.check(row_keys(task.rows("train"), task.max_length))
     told_apart = answers.logits.shape[1]
     if told_apart != len(task.labels):
@@ -77,21 +80,22 @@ def _check(task: TaskData, answers: TeacherCache) -> tuple[dict[str, Any], int]:
 
 
 def _choose(
-    rows: Dataset, originals: int, answers: TeacherCache, config: QualityConfig, survey: Survey, writer: RowWriter
+    task: TaskData, originals: int, answers: TeacherCache, config: QualityConfig, survey: Survey, writer: RowWriter
 ) -> None:
     """Write the rows, and the copies that are kept."""
-    every, said = stream(rows), opinions(answers.logits)
+    rows = task.rows("train")
+    every, said = stream(rows), answers.opinions()
     for row in islice(every, originals):
         survey.add_row(row, next(said)[0])
         writer.add(*row)
     progress, done = Progress("screen", len(rows) - originals, unit="copy"), 0
     for row, group in beside_their_rows(every, rows):
         for copy in group:
-            label, confidence = next(said)
-            fate = judge(copy.label, label, confidence, config)
-            survey.add_copy(row, copy, label, confidence, fate)
+            answer, confidence = next(said)
+            fate = judge(copy.label, answer, confidence, config)
+            survey.add_copy(row, copy, answer, confidence, fate)
             if fate in KEPT:
-                writer.add(*copy._replace(label=label if fate == "relabelled" else copy.label))
+                writer.add(*copy._replace(label=answer if fate == "relabelled" else copy.label))
         done += len(group)
         progress.update(done)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import nn
@@ -19,13 +20,15 @@ from tinybert.batches import Indices, cut_by_tokens
 from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
+from tinybert.floor import check_floor
+from tinybert.kinds.task_kind import Answers, TaskKind
 from tinybert.last_layer import finish_first_token_only
-from tinybert.models import load_classifier, load_encoder, load_tokenizer
-from tinybert.precision import halve_linears
+from tinybert.models import load_encoder, load_model, load_tokenizer
+from tinybert.precision import autocast, device, halve_linears, use_bf16
 from tinybert.progress import OnMetrics, Progress, logger
-from tinybert.rows import TokenTable
-from tinybert.scoring import autocast, device, use_bf16
-from tinybert.teacher_cache import STATES, StateShape, TeacherCache, find_rows, row_keys
+from tinybert.rows import TokenTable, parts
+from tinybert.supervised import validation_scores
+from tinybert.teacher_cache import STATES, StateShape, TeacherCache, feature_keys, find_rows, write_opinions
 from tinybert.teacher_states import TeacherStates
 
 GIGABYTE = 1e9
@@ -41,6 +44,7 @@ def run(
     mapped: list[int] | None = None,
     attention: Kind = "scores",
     precision: str = "auto",
+    floor: float | None = None,
     previous: Path | None = None,
 ) -> dict[str, float]:
     """Ask the teacher once for each training row.
@@ -54,14 +58,23 @@ def run(
         mapped: Teacher layers, from 1, whose states are wanted.
         attention: What of their attention: scores, relations or hidden (nothing).
         precision: auto, bf16 or fp32.
+        floor: By how much the teacher's validation score must be above the best constant answer's. None: that was
+            looked at when it was trained.
         previous: Answers of the same teacher for other rows; rows that stand there are copied.
 
     Returns:
-        rows, scored (by the teacher), reused (from `previous`), states_gb.
+        rows (features: of long contexts there are several a row), scored (by the teacher), reused (from `previous`),
+        states_gb.
+
+    Raises:
+        QualityError: The teacher's score is below the floor.
     """
     task, tokenizer = TaskData(data), load_tokenizer(teacher)
-    rows = task.rows("train")
-    table, keys = TokenTable(rows, tokenizer, task.max_length), row_keys(rows, task.max_length)
+    rows, kind, model = task.rows("train"), task.kind, load_model(teacher, task.kind)
+    if floor is not None:
+        check_floor(validation_scores(model, tokenizer, task, precision)[task.metric], task, floor)
+    table = TokenTable(rows, tokenizer, task.max_length, kind)
+    keys = feature_keys(rows, table.features, task.max_length)
     shape = _affordable(teacher, mapped or [], attention, table.lengths, config.states_gb)
     old = _usable(previous, shape)
     places = find_rows(keys, old.keys) if old else np.full(len(keys), -1)
@@ -73,16 +86,20 @@ def run(
     keep_freed_memory()
     missing = missing[np.argsort(-table.lengths[missing], kind="stable")]
     asked = _Questions(table, list(cut_by_tokens(table.lengths, missing, config.batch_tokens)), precision)
-    logits = _logits(load_classifier(teacher), asked, len(rows), out)
+    logits = _logits(model, kind, asked, out)
+    del model  # the states are those of the encoder alone, loaded apart
     if old:
-        logits[known] = old.logits[places[known]]
+        _copy_known(logits, old, table, known, places[known])
+    if kind.judged:
+        write_opinions(kind, _opinions(kind, logits, table, rows), out)
     if shape:
         states, starts = _states(load_encoder(teacher), asked, shape, out), shape.starts(table.lengths)
         for row in known:
             states[starts[row] : starts[row + 1]] = old.row_states(int(places[row])) if old else 0
-    described = {"rows": len(rows), "states": asdict(shape) if shape else None}
+    states_kept = asdict(shape) if shape else None
+    described = {"rows": len(table), "per_token": kind.per_token, "states": states_kept}
     (out / "manifest.json").write_text(json.dumps(described, indent=1) + "\n")
-    metrics = {"rows": float(len(rows)), "scored": float(len(missing)), "reused": float(len(known))}
+    metrics = {"rows": float(len(table)), "scored": float(len(missing)), "reused": float(len(known))}
     metrics["states_gb"] = (out / STATES).stat().st_size / GIGABYTE if shape else 0.0
     on_metrics(metrics, 0)
     return metrics
@@ -138,12 +155,38 @@ class _Questions:
             progress.update(done)
 
 
-def _logits(model: PreTrainedModel, asked: _Questions, rows: int, out: Path) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = open_memmap(out / "logits.npy", "w+", np.float32, (rows, model.config.num_labels))
-    finish_first_token_only(model)
+def _logits(model: PreTrainedModel, kind: TaskKind, asked: _Questions, out: Path) -> NDArray[np.float32]:
+    lengths, starts = asked.table.lengths, asked.table.features.starts
+    shape = int(starts[-1]) if kind.per_token else len(lengths), model.config.num_labels
+    logits: NDArray[np.float32] = open_memmap(out / "logits.npy", "w+", np.float32, shape)
+    if not kind.per_token:
+        finish_first_token_only(model)
     for batch, answer in asked.answers("logits", model.eval()):
-        logits[batch] = answer.logits.float().cpu().numpy()
+        found = kind.logits(answer).float().cpu().numpy()
+        if kind.per_token:
+            for row, own_LC in zip(batch, found, strict=True):
+                logits[starts[row] : starts[row + 1]] = own_LC[: lengths[row]]
+        else:
+            logits[batch] = found
     return logits
+
+
+def _copy_known(
+    logits: NDArray[np.float32], old: TeacherCache, table: TokenTable, known: Indices, places: Indices
+) -> None:
+    """Take the logits of features that earlier answers hold from there."""
+    if not old.per_token:
+        logits[known] = old.logits[places]
+        return
+    starts = table.features.starts
+    for row, place in zip(known, places, strict=True):
+        logits[starts[row] : starts[row + 1]] = old.row_logits(int(place))
+
+
+def _opinions(kind: TaskKind, logits: NDArray[np.float32], table: TokenTable, rows: Dataset) -> Iterator[Answers]:
+    """What the logits say of the rows, part by part: as Python's own objects they would fill the memory."""
+    for part in parts(table.features, len(rows)):
+        yield kind.answers(logits[part.tokens if kind.per_token else part.features], part.own, rows[part.rows])
 
 
 def _states(model: PreTrainedModel, asked: _Questions, shape: StateShape, out: Path) -> NDArray[np.int16]:
@@ -154,9 +197,9 @@ def _states(model: PreTrainedModel, asked: _Questions, shape: StateShape, out: P
     numbers = np.memmap(out / STATES, np.int16, "w+", shape=(int(starts[-1]),))
     for batch, answer in asked.answers("states", teacher):
         tensors = [answer[name].to(torch.bfloat16).cpu() for name in shape.parts(1)]
-        for row, *parts in zip(batch, *tensors, strict=True):
+        for row, *own in zip(batch, *tensors, strict=True):
             inside = [tuple(map(slice, sizes)) for sizes in shape.parts(int(lengths[row])).values()]
-            flat = torch.cat([part[where].flatten() for part, where in zip(parts, inside, strict=True)])
+            flat = torch.cat([part[where].flatten() for part, where in zip(own, inside, strict=True)])
             numbers[starts[row] : starts[row + 1]] = flat.view(torch.int16).numpy()
     return numbers
 

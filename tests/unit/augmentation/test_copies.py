@@ -3,9 +3,16 @@
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tinybert.augment_config import AugmentConfig
 from tinybert.augmentation import copies as module
+from tinybert.augmentation.candidates import Proposer
 from tinybert.augmentation.copies import augment, copies_for, draw
+from tinybert.augmentation.fixed import changing_sides
+from tinybert.augmentation.words import ENGLISH, Language, eligible_words
+from tinybert.kinds import KINDS
 
 LIKELY = ["good", "great", "fine", "movie"]
 
@@ -74,7 +81,7 @@ def test_a_copy_of_a_pair_changes_one_side_in_turn(run):
 
 def test_or_both_sides(run):
     [copy] = run(["good film"], ["bad story!"], candidates=1, copies=1, pairs="both_sides")
-    assert copy[2:] == ("great good", "good good!")
+    assert copy == (0, 0, "great good", "good good!", ((0, 1), (4, -1)))  # bad, story
 
 
 ROWS = [
@@ -119,3 +126,107 @@ def test_dropout_is_off_and_progress_is_told(parts, config, monkeypatch):
     list(augment(ROWS, None, *parts, config(), on_progress=lambda done, total: told.append((done, total))))
     assert not parts[0].training
     assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+# Parts that stay ------------------------------------------------------------------------------------------------------
+
+TAGS, ANSWERS = KINDS["token_classification"], KINDS["question_answering"]
+PIECES = ["good", "Film", "the", "x2", "co-op", "it's", "U.N.-led", "\u7535", "\u7535\u5f71", "\u00fcber", "!", "<br/>"]
+CHARACTERS = "\u7535\u5f71\u6545\u4e8b\u97f3\u4e50"
+CHINESE = Language(frozenset())
+CHOICES = ["a", "dull", "New York", "a\u00a0b", "", "e-mail", "incomprehensible", "\u6545", "\u6545\u4e8b"]
+SOME_CHOICES = st.lists(st.sampled_from(CHOICES), max_size=5, unique=True)
+
+
+def drawn(data, text, pair, fixed, number):
+    """Copies of a row, whose words have drawn candidates."""
+    sides = [text] if pair is None else [text, pair]
+    found = [
+        [data.draw(SOME_CHOICES) for _ in eligible_words(sides[side], ENGLISH)] for side in changing_sides(sides, fixed)
+    ]
+    config = AugmentConfig(
+        probability=data.draw(st.sampled_from([0.3, 1.0])),
+        pairs=data.draw(st.sampled_from(["one_side", "both_sides"])),
+        seed=data.draw(st.integers(0, 99)),
+    )
+    return list(draw(text, pair, found, number, config, fixed=fixed))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), st.lists(st.tuples(st.sampled_from(PIECES), st.integers(0, 2)), min_size=1, max_size=12))
+def test_entities_stay_and_words_stay_words(data, tagged):
+    words, tags = (list(column) for column in zip(*tagged, strict=True))
+    text = " ".join(words)
+    for copy in drawn(data, text, None, TAGS.fixed(text, None, tags), 6):
+        changed = copy.text.split(" ")
+        assert len(changed) == len(words)
+        assert changed == copy.text.split()
+        for before, after, tag in zip(words, changed, tags, strict=True):
+            assert after == before or tag == 0
+            assert before[0] != "\u7535" or len(after) == len(before)  # as many ideographs
+        assert TAGS.moved(tags, None, copy.changes) == tags
+
+
+CONTEXTS = st.lists(st.sampled_from([*PIECES, " ", "  ", "\n", ", "]), min_size=1, max_size=25).map("".join)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), CONTEXTS, st.sampled_from(["who?", "the good film", "\u7535"]))
+def test_answers_stay_where_labels_say_and_questions_stay(data, context, question):
+    places = st.tuples(st.integers(0, len(context) - 1), st.integers(1, 6))
+    spans = data.draw(st.lists(places, max_size=3))
+    label = [{"text": context[start : start + size], "start": start} for start, size in spans]
+    for copy in drawn(data, question, context, ANSWERS.fixed(question, context, label), 6):
+        assert copy.text == question
+        assert copy.text_pair != context
+        assert len(copy.text_pair.split()) == len(context.split())
+        for before, after in zip(label, ANSWERS.moved(label, context, copy.changes), strict=True):
+            assert after["text"] == before["text"]
+            assert copy.text_pair[after["start"] :][: len(after["text"])] == before["text"]
+
+
+def test_answers_move_by_what_grew_before_them(config):
+    context, label = "bad film: Ann left the story", [{"text": "Ann", "start": 10}, {"text": "the", "start": 19}]
+    candidates = [[["dull"], ["movie"], ["Bob"], ["ran"], ["plot"]]]  # of bad, film, Ann, left, story
+    fixed = ANSWERS.fixed("who?", context, label)
+    for pairs in ("one_side", "both_sides"):
+        [copy] = draw("who?", context, candidates, 4, config(pairs=pairs), fixed=fixed)
+        assert copy[:4] == (0, 0, "who?", "dull movie: Ann ran the plot")
+        assert copy.changes == ((0, 1), (4, 1), (14, -1), (23, -1))
+        assert [answer["start"] for answer in ANSWERS.moved(label, context, copy.changes)] == [12, 20]
+
+
+def test_a_part_of_a_word_is_replaced_inside_it(config):
+    text = "U.S.-backed rebels"
+    fixed = TAGS.fixed(text, None, [0, 0])
+    assert [word.text for word in eligible_words(text, ENGLISH)] == ["U", "S", "backed", "rebels"]
+    [copy] = draw(text, None, [[[], [], ["led", "two words"], ["troops"]]], 9, config(), fixed=fixed)
+    assert copy.text == "U.S.-led troops"
+
+
+def test_where_all_is_fixed_there_is_no_copy(config):
+    assert list(draw("Ann", None, [[["Bob"]]], 4, config(), fixed=TAGS.fixed("Ann", None, [1]))) == []
+    fixed = ANSWERS.fixed("who?", "Ann", [{"text": "Ann", "start": 0}])
+    assert list(draw("who?", "Ann", [[["Bob"]]], 4, config(), fixed=fixed)) == []
+
+
+def test_single_characters_of_chinese_stay_single(parts, config):
+    text, tags = "\u7535 \u5f71 \u6545 \u4e8b \u97f3", [0, 0, 1, 2, 0]
+    changes = {"candidates": 16, "copies": 30, "probability": 0.5}
+    found = Proposer(*parts, config(**changes), CHINESE).propose([text], None, 0)
+    assert "good" in found[0][0]  # the model would write it, too
+    copies = list(draw(text, None, found, 30, config(**changes), CHINESE, TAGS.fixed(text, None, tags)))
+    assert len(copies) > 20
+    for copy in copies:
+        assert [len(word) for word in copy.text.split(" ")] == [1] * 5
+        assert set(copy.text) <= {*CHARACTERS, " "}
+        assert copy.text[4:7] == text[4:7]
+
+
+def test_words_of_chinese_stay_words_of_the_segmenter(parts, config):
+    text = "\u7535\u5f71 \u6545\u4e8b"
+    words = {"\u7535\u5f71", "\u6545\u4e8b", "\u97f3\u4e50"}
+    lexicon = Language(frozenset(), cut=lambda run: [run], is_word=words.__contains__)
+    found = Proposer(*parts, config(candidates=5), lexicon).propose([text], None, 0)
+    copies = list(draw(text, None, found, 20, config(), lexicon, TAGS.fixed(text, None, [0, 1])))
+    assert {copy.text for copy in copies} == {"\u6545\u4e8b \u6545\u4e8b", "\u97f3\u4e50 \u6545\u4e8b"}

@@ -7,21 +7,19 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from tinybert.augment_config import QualityConfig
-from tinybert.augmentation import quality
+from tinybert.augmentation import comparison
 from tinybert.augmentation.quality import (
     Row,
     are_similar,
     common_words,
     judge,
     keys,
-    opinions,
     repeats,
     sides,
     similarity,
@@ -29,6 +27,7 @@ from tinybert.augmentation.quality import (
     words,
 )
 from tinybert.augmentation.survey import Survey, choose, draw, escape, metrics_of, report, shorten, write_examples
+from tinybert.kinds import KINDS
 
 FILM = "\u7535\u5f71\u5f88\u597d"  # four ideographs: the film is good
 THUMB, HEART, FAMILY = "\U0001f44d", "\u2764\ufe0f", "\U0001f468\u200d\U0001f469\u200d\U0001f467"
@@ -145,16 +144,6 @@ def test_of_a_pair_the_side_that_differs_more_decides():
 # The teacher ----------------------------------------------------------------------------------------------------------
 
 
-def test_opinions_are_the_softmax(monkeypatch):
-    monkeypatch.setattr(quality, "CHUNK", 3)
-    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0)) * 50
-    found = list(opinions(logits.numpy()))
-    expected = torch.softmax(logits.double(), 1).max(1)
-    assert [label for label, _ in found] == expected.indices.tolist()
-    assert [confidence for _, confidence in found] == pytest.approx(expected.values.tolist())
-    assert list(opinions(np.zeros((0, 2), np.float32))) == []
-
-
 AGREES, FLIPPED, UNSURE, BOTH = (1, 0.9), (0, 0.9), (1, 0.6), (0, 0.6)
 
 
@@ -175,6 +164,13 @@ AGREES, FLIPPED, UNSURE, BOTH = (1, 0.9), (0, 0.9), (1, 0.6), (0, 0.6)
 def test_policies(policies, fates):
     config = QualityConfig(flipped=policies[0], unsure=policies[1], confidence=0.7)
     assert [judge(1, *said, config) for said in (AGREES, FLIPPED, UNSURE, BOTH)] == fates
+
+
+def test_lists_of_labels_agree_as_a_whole():
+    relabelling = QualityConfig(flipped="relabel")
+    said = [([], []), ([0, 2], [0, 2]), ([0, 2], [0]), ([1], []), ([0, 1, 0], [0, 2, 0])]
+    assert [judge(*pair, 0.9, QualityConfig()) for pair in said] == ["kept", "kept", "flipped", "flipped", "flipped"]
+    assert [judge(*pair, 0.9, relabelling) for pair in said[2:]] == ["relabelled"] * 3
 
 
 def test_unsure_is_below_the_confidence():
@@ -256,7 +252,7 @@ GATHERED = {
 @pytest.fixture
 def survey():
     """Two rows and four copies: one replaced word kept, one flipped, one relabelled, and words exchanged."""
-    survey = Survey(["bad|", FILM], GATHERED)
+    survey = Survey(KINDS["classification"], ["bad|", FILM], GATHERED)
     first, second = row("a good film !", made_by=None), row("a *bad* one", label=1, origin=1, made_by=None)
     survey.add_row(first, 0)
     survey.add_row(second, 0)
@@ -272,6 +268,7 @@ def test_what_is_counted(survey):
     assert summary["dropped"] == {**GATHERED["dropped"], "flipped": {"paper": 1}, "unsure": {}}
     assert summary["kept"] == {"paper": 2, "swap": 1}
     assert summary["relabelled"] == {"paper": 1}
+    assert summary["judged"] == {"rows": 2, "misread": 1, "copies": 4, "flipped": 2}
     assert summary["classes"] == {
         "bad|": {"rows": 1, "misread": 0, "copies": 3, "flipped": 1},
         FILM: {"rows": 1, "misread": 1, "copies": 1, "flipped": 1},
@@ -332,7 +329,7 @@ def test_examples_for_mlflow(survey, tmp_path):
 
 
 def test_pairs_are_shown_side_by_side_and_shortened_each(tmp_path):
-    survey = Survey(["no", "yes"], {**GATHERED, "kept": {"paper": 1}})
+    survey = Survey(KINDS["classification"], ["no", "yes"], {**GATHERED, "kept": {"paper": 1}})
     pair = row("x" * 500, "y" * 500, made_by=None)
     survey.add_row(pair, 0)
     survey.add_copy(pair, row("x" * 500, "z" * 9), 0, 0.5, "kept")
@@ -343,9 +340,60 @@ def test_pairs_are_shown_side_by_side_and_shortened_each(tmp_path):
     assert json.loads((tmp_path / "examples.json").read_text())["data"][0][1] == "x" * 500 + " \u2016 " + "y" * 500
 
 
+def test_of_several_labels_each_is_counted():
+    survey = Survey(KINDS["multi_label"], ["joy", "fear", "love"], GATHERED)
+    first, second = row("a", label=[0, 2], made_by=None), row("b", label=[], origin=1, made_by=None)
+    survey.add_row(first, [0])  # love is missed
+    survey.add_row(second, [])
+    survey.add_copy(first, row("c", label=[0, 2]), [2], 0.9, "flipped")
+    survey.add_copy(first, row("d", label=[0, 2]), [0, 2], 0.9, "kept")
+    survey.add_copy(second, row("e", label=[], origin=1), [1], 0.9, "flipped")  # what is invented is no class's miss
+    summary = survey.summary()
+    assert summary["judged"] == {"rows": 2, "misread": 1, "copies": 3, "flipped": 2}
+    assert [tuple(counts.values()) for counts in summary["classes"].values()] == [(1, 0, 2, 1), (0,) * 4, (1, 1, 2, 0)]
+    assert metrics_of(summary)["flip_rate"] == 2 / 3
+    shown = cells(report(summary, survey.examples))
+    assert shown[5:8] == [
+        ["joy", "1", "0.0%", "2", "50.0%"],
+        ["fear", "0", "0.0%", "0", "0.0%"],
+        ["love", "1", "100.0%", "2", "0.0%"],
+    ]
+    assert shown[9][1:] == ["a", "c", "joy, love", "love", "0.90", "dropped: flipped"]
+
+
+def test_of_tags_entities_are_counted_and_tags_shown():
+    survey = Survey(KINDS["token_classification"], ["O", "B-PER", "I-PER", "B-LOC"], GATHERED)
+    own = row("Ann Lee left Rome", label=[1, 2, 0, 3], made_by=None)
+    survey.add_row(own, [1, 2, 0, 3])
+    survey.add_copy(own, row("Ann Lee saw Rome", label=[1, 2, 0, 3]), [1, 0, 0, 3], 0.9, "flipped")
+    summary = survey.summary()
+    assert summary["judged"] == {"rows": 1, "misread": 0, "copies": 1, "flipped": 1}
+    assert summary["classes"] == {
+        "PER": {"rows": 1, "misread": 0, "copies": 1, "flipped": 1},
+        "LOC": {"rows": 1, "misread": 0, "copies": 1, "flipped": 0},
+    }
+    [example] = survey.examples
+    assert (example.label, example.teacher) == ("B-PER I-PER O B-LOC", "B-PER O O B-LOC")
+
+
+def test_labels_are_counted_in_chunks_as_at_once(monkeypatch):
+    labels = [(n % 3, n % 2) for n in range(20)]
+
+    def counted():
+        survey = Survey(KINDS["classification"], ["a", "b", "c"], GATHERED)
+        for label, said in labels:
+            survey.add_row(row("x", label=label, made_by=None), said)
+        return survey.summary()["classes"]
+
+    whole = counted()
+    monkeypatch.setattr(comparison, "CHUNK", 7)
+    assert counted() == whole
+    assert {name: counts["rows"] for name, counts in whole.items()} == {"a": 7, "b": 7, "c": 6}
+
+
 def test_a_report_of_nothing(tmp_path):
     nothing = {"asked": {}, "made": {}, "dropped": {"duplicate": {}}, "kept": {}}
-    survey = Survey(["no", "yes"], nothing)
+    survey = Survey(KINDS["classification"], ["no", "yes"], nothing)
     survey.add_row(row("a", made_by=None), 0)
     text = report(survey.summary(), survey.examples)
     assert "There are no copies to show." in text

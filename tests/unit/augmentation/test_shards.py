@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinybert.augment_config import shards_for
-from tinybert.augmentation.shards import CANDIDATES, CandidateWriter, KnownCandidates, rows_of_shard
+from tinybert.augmentation.shards import CANDIDATES, CandidateWriter, KnownCandidates, asked_keys, rows_of_shard
+from tinybert.kinds import KINDS
+from tinybert.teacher_cache import row_keys
 
 
 def some_keys(number, seed=0):
@@ -35,6 +38,22 @@ def test_a_row_stays_in_its_shard_and_a_doubled_number_halves_it():
     assert few < many
     halves = [set(map(tuple, keys[rows_of_shard(keys, shard, 8)])) for shard in (1, 5)]
     assert halves[0] | halves[1] == many
+
+
+@pytest.mark.parametrize("kind", ["classification", "token_classification"])
+def test_candidates_are_kept_by_what_the_teacher_reads_of_a_row(kind):
+    labels = [0, 1] if kind == "classification" else [[1, 0], [0]]
+    pairs = ["beside", "it"] if kind == "classification" else [None, None]
+    rows = Dataset.from_dict({"text": ["Ann left", "now"], "text_pair": pairs, "label": labels})
+    assert (asked_keys(rows, KINDS[kind], 64) == row_keys(rows, 64)).all()
+
+
+def test_those_of_questions_by_their_context_alone():
+    labels = [[{"text": "Ann", "start": 0}], [], []]
+    columns = {"text": ["who?", "why?", "who?"], "text_pair": ["Ann left", "Ann left", "all left"], "label": labels}
+    contexts = Dataset.from_dict({"text": ["Ann left", "Ann left", "all left"], "text_pair": [None] * 3})
+    found = asked_keys(Dataset.from_dict(columns), KINDS["question_answering"], 64)
+    assert (found == row_keys(contexts, 64)).all()
 
 
 def test_kept_candidates_are_found_by_key(tmp_path):

@@ -1,0 +1,64 @@
+"""Several tasks distilled one after the other: what they share is made once, and one table shows them all."""
+
+import logging
+import sys
+
+from prefect import flow
+from rich.console import Console
+from rich.table import Table
+
+from flows.distill import distill
+from tasks.run import RunSummary, open_run
+from tasks.suite import Suite, SuiteSummary
+from tinybert.errors import QualityError
+from tinybert.suite_config import SuiteConfig
+from tinybert.suite_report import markdown, table_rows
+
+logger = logging.getLogger("tinybert")
+
+
+@flow(name="suite", flow_run_name="{config.name}")
+def suite(config: SuiteConfig) -> SuiteSummary:
+    """Distil several tasks. A run that fails does not keep the others from running; the suite then fails at its end.
+
+    Args:
+        config: The tasks, and what their runs have in common.
+    """
+    runs = config.runs()
+    with open_run(config, config.name, len(runs)) as run:
+        table = Suite(config.name, len(runs))
+        summary = table.show(run)
+        for task, form in runs.items():
+            state = distill(form, return_state=True)
+            found = state.result(raise_on_failure=False)
+            if isinstance(found, RunSummary):
+                table.finished(task, form, found)
+            elif state.is_failed():
+                table.failed(task, found)
+            else:
+                state.result()  # cancelled or crashed: so is the suite
+            summary = table.show(run)
+        if summary.failures:
+            task, why = next(iter(summary.failures.items()))
+            logger.info("\n%s", markdown(config.name, summary.lines))
+            raise QualityError(f"{len(summary.failures)} of {len(runs)} tasks failed; {task}: {why}")
+    return summary
+
+
+def show(summary: SuiteSummary) -> None:
+    """The table."""
+    header, *rows = table_rows(summary.lines)
+    table = Table(title=summary.name)
+    for number, heading in enumerate(header):
+        table.add_column(heading, justify="right" if number > 1 else "left")
+    for row in rows[:-1]:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*rows[-1])
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
+
+
+if __name__ == "__main__":
+    from flows.command import main
+
+    main(suite, SuiteConfig, show)

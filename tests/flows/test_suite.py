@@ -1,0 +1,86 @@
+"""A suite of tiny runs: what is shared is made once, a run that fails is told of, and every kind comes to its end."""
+
+import json
+
+import pytest
+
+from flows.command import presets
+from flows.pretrain import pretrain
+from flows.suite import show, suite
+from tinybert.cli import validated
+from tinybert.errors import QualityError
+from tinybert.form import merge
+from tinybert.pretrain_config import PretrainConfig
+from tinybert.suite_config import SuiteConfig
+
+QUICK = {"optim": {"steps": 8, "epochs": 1, "batch_size": 16, "learning_rate": 3e-3}}
+SETTINGS = {
+    "student": {"layers": 1, "hidden": 24, "ffn": 48, "heads": 4},
+    "corpus": {"length": 16, "sequences": 64},
+    "general": {"enabled": True, **QUICK},
+    "augment": {"copies": 1, "candidates": 2},
+    "layers": QUICK,
+    "logits": QUICK,
+    "export": {"onnx": False, "int8": False},
+    "publish": {"enabled": False},
+    "gate": {"retention": 0.0},
+}
+
+
+def small(material, tasks, **changes) -> SuiteConfig:
+    """Some tasks of the preset kinds-smoke on the material at hand."""
+    preset = json.loads(json.dumps(presets("suite")["kinds-smoke"]).replace("file:build/smoke", f"file:{material}"))
+    settings = merge(merge(preset["settings"], SETTINGS), {"corpus": {"source": f"file:{material}/corpus.txt"}})
+    chosen = {task: preset["tasks"][task] for task in tasks}
+    return validated(SuiteConfig, {"name": "few", "settings": merge(settings, changes), "tasks": chosen})
+
+
+def test_two_kinds_share_a_general_student_and_stand_in_one_table(smoke_material, home, caplog, capsys):
+    summary = suite(small(smoke_material, ["conll", "stars"]))
+    lines = {line.task: line for line in summary.lines}
+    assert [lines[task].scores for task in ("conll", "stars")] == ["entity F1", "Pearson correlation"]
+    assert all(line.teacher > 0.5 for line in summary.lines)
+    assert summary.average["teacher"] == pytest.approx((lines["conll"].teacher + lines["stars"].teacher) / 2)
+    assert not summary.failures
+    told = [record.getMessage() for record in caplog.records]
+    ended = [line.split("  ")[-1] for line in told if "] general  " in line]
+    assert len(ended) == 2
+    assert ended[0].startswith("done")
+    assert ended[1] == "cached"
+    show(summary)
+    assert "entity F1" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_leaves_the_others_alone_and_fails_the_suite_at_its_end(smoke_material, home, caplog):
+    config = small(smoke_material, ["conll", "stars"], general={"enabled": False}, augment={"enabled": False})
+    broken = merge(config.model_dump(), {"tasks": {"conll": {"fine_tune": {"floor": 1.0}}}})
+    with pytest.raises(QualityError, match="1 of 2 tasks failed; conll: the teacher's entity F1"):
+        suite(SuiteConfig.model_validate(broken))
+    table = next(record.getMessage() for record in caplog.records if "| average |" in record.getMessage())
+    assert "| conll |  |  |  |  |  |  |  | failed |" in table
+    assert "| stars | Pearson correlation |" in table
+
+
+@pytest.mark.slow
+def test_every_smoke_preset_of_suites_comes_to_its_end(smoke_material, home):
+    for name in ("kinds-smoke", "glue-smoke"):
+        preset = json.loads(json.dumps(presets("suite")[name]).replace("file:build/smoke", f"file:{smoke_material}"))
+        light = {"export": {"onnx": False, "int8": False}, "publish": {"enabled": False}}
+        preset["settings"] = merge(preset["settings"], light)
+        summary = suite(validated(SuiteConfig, preset))
+        assert not summary.failures
+        assert {line.verdict for line in summary.lines} <= {"promote", "reject"}
+
+
+def test_a_teacher_is_made_from_a_corpus_alone(smoke_material, home):
+    preset = presets("pretrain")["pretrain-smoke"]
+    changes = {"corpus": {"source": f"file:{smoke_material}/corpus.txt"}, "mlm": QUICK}
+    summary = pretrain(validated(PretrainConfig, merge(preset, changes)))
+    assert summary.steps == 8
+    assert summary.masked_accuracy is not None
+    assert summary.following_accuracy is not None
+    assert summary.pieces <= 300
+    assert [stage.name for stage in summary.stages] == ["vocabulary", "corpus", "mlm"]
+    again = pretrain(validated(PretrainConfig, merge(preset, changes)))
+    assert again.model == summary.model
+    assert all(stage.cached for stage in again.stages)

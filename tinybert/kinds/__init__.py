@@ -1,0 +1,24 @@
+"""The kinds of task: what differs between classifying sentences, tagging words, predicting numbers, finding answers."""
+
+from tinybert.data_config import KindName
+from tinybert.kinds.classification import Classification
+from tinybert.kinds.multi_label import MultiLabel
+from tinybert.kinds.question_answering import QuestionAnswering
+from tinybert.kinds.regression import Regression
+from tinybert.kinds.task_kind import TaskKind
+from tinybert.kinds.token_classification import TokenClassification
+
+KINDS: dict[KindName, TaskKind] = {
+    kind.name: kind
+    for kind in (Classification(), MultiLabel(), Regression(), TokenClassification(), QuestionAnswering())
+}
+"""By the names the form knows."""
+
+
+def kind_of(name: str) -> TaskKind:
+    """The kind with this name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return KINDS[name]  # type: ignore[index]

@@ -1,0 +1,146 @@
+"""Rows of csv, tsv, parquet, json, txt and arrow files, gzipped or not, through the readers of `datasets`."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Features, IterableDataset, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
+
+from tinybert.errors import DataError
+
+READERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
+READ_ERRORS = (ValueError, OSError, EOFError, zlib.error, DatasetsError)
+"""What the readers raise for a damaged file; Arrow's and pandas' own errors are ValueErrors."""
+
+BATCH = 2048
+"""Rows of a Parquet file read at a time; without a number, its reader refuses an empty one."""
+
+
+class Table(NamedTuple):
+    """One file, opened."""
+
+    columns: Sequence[str]
+    rows: Iterable[dict[str, Any]]
+
+
+def suffix(file: Path) -> str:
+    """What the name ends with, not counting the .gz of a gzipped file."""
+    return Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower()
+
+
+def open_text(file: Path) -> Iterator[str]:
+    """Lines of a text file, gzipped or not, without their ends and without a byte order mark.
+
+    Raises:
+        DataError: It is damaged, or not UTF-8.
+    """
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8-sig", newline=None) as lines:
+            for line in lines:
+                yield line.rstrip("\n")
+    except READ_ERRORS as error:
+        raise unreadable(file, error) from error
+
+
+def read(file: Path, header: Sequence[str] = (), text: Sequence[str] = ()) -> Table | None:
+    """A file's columns and rows, names in place of the numbers of classes; None where it is empty.
+
+    Args:
+        file: Its suffix is one of `READERS`.
+        header: Names of the columns of a csv or tsv file whose first line names none of `text`.
+        text: Names the column of the text may have.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    reader, options = READERS[suffix(file)], _options(file)
+    try:
+        if reader == "csv":
+            options |= _columns(file, header, text)
+        rows = load_dataset(reader, data_files=str(file), split="train", streaming=True, **options)
+        rows = rows if rows.column_names else rows._resolve_features()
+        if reader == "csv":  # cells as they are written: types guessed from the first rows fail later
+            columns = Features({name: Value("string") for name in rows.column_names})
+            rows = load_dataset("csv", data_files=str(file), split="train", streaming=True, features=columns, **options)
+    except READ_ERRORS as error:
+        raise error if isinstance(error, DataError) else unreadable(file, error) from error
+    except StopIteration:
+        return None
+    return Table(rows.column_names or [], _named(_reading(rows, file), rows.features))
+
+
+def _options(file: Path) -> dict[str, Any]:
+    """What the reader of a file is to be told. Without `index_col`, a tab at the end of lines shifts all columns."""
+    if suffix(file) == ".parquet":
+        return {"batch_size": BATCH}
+    if READERS[suffix(file)] != "csv":
+        return {}
+    cells: dict[str, Any] = {"keep_default_na": False, "index_col": False, "sep": ","}
+    return cells | ({"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix(file) == ".tsv" else {})
+
+
+def _columns(file: Path, header: Sequence[str], text: Sequence[str]) -> dict[str, Any]:
+    """The names of the columns, where the first line is a row; a look at whether there are as many as cells."""
+    lines = open_text(file)
+    rows = (line.split("\t") for line in lines) if suffix(file) == ".tsv" else csv.reader(lines)
+    first, second = next(rows, []), next(rows, [])
+    if header and not set(text) & set(first):
+        if len(first) != len(header):
+            raise DataError(
+                f"{file.name}: its first line has {len(first)} columns, data.header names {len(header)}; name each"
+            )
+        return {"names": list(header), "header": None}
+    if any(second[len(first) :]):
+        raise DataError(
+            f"{file.name}: its first row has {len(second)} columns, its header names {len(first)}; name each in "
+            "data.header, or mend the file"
+        )
+    return {}
+
+
+def _reading(rows: IterableDataset, file: Path) -> Iterator[dict[str, Any]]:
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except READ_ERRORS as error:
+            raise unreadable(file, error) from error
+        yield row
+
+
+def unreadable(file: Path, error: Exception) -> DataError:
+    """What to say of a file that a reader refuses."""
+    reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    return DataError(f"{file.name}: cannot be read as {suffix(file)[1:] or 'text'}: {reason[0]}")
+
+
+def _named(rows: Iterator[dict[str, Any]], features: Features | None) -> Iterator[dict[str, Any]]:
+    names = {column: found for column, feature in (features or {}).items() if (found := _class_names(feature))}
+    for row in rows:
+        yield row | {column: _name(row[column], found) for column, found in names.items()}
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    inner = feature.feature if isinstance(feature, List) else feature
+    return inner.names if isinstance(inner, ClassLabel) else None
+
+
+def _name(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_name(item, names) for item in value]
+    return names[value] if isinstance(value, int) and value >= 0 else value
