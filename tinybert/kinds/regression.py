@@ -119,9 +119,8 @@ class Regression(WholeText):
         return [_mean(labels)] * len(labels)
 
     def wrong(self, labels: Sequence[Label], names: Sequence[str]) -> list[Any]:
-        """The end of the rows' scale that is farther away."""
-        low, high = (float(end(labels)) for end in (min, max)) if len(labels) else (0.0, 0.0)
-        return [high if high - label >= label - low else low for label in labels]
+        """The mean, which says nothing of the row; far ends would make a lost row dearer than any model's mistakes."""
+        return self.trivial(labels, names)
 
     def right(self, labels: Sequence[Label], answers: Sequence[Any]) -> NDArray[np.bool_] | None:
         """A number is nearer or farther, not right or wrong."""

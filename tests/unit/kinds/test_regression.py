@@ -92,8 +92,8 @@ def test_answers_are_the_outputs():
     assert said.confidence.tolist() == [1, 1]
 
 
-def test_wrong_answers_are_at_the_farther_end():
-    assert KIND.wrong([0, 1, 4, 5], NAMES) == [5, 5, 0, 0]
+def test_wrong_answers_say_nothing_of_the_row():
+    assert KIND.wrong([0, 1, 4, 5], NAMES) == [2.5] * 4
     assert KIND.right([1.0], [1.0]) is None
 
 
