@@ -54,7 +54,7 @@ def test_two_kinds_share_a_general_student_and_stand_in_one_table(smoke_material
 def test_a_run_that_fails_leaves_the_others_alone_and_fails_the_suite_at_its_end(smoke_material, home, caplog):
     config = small(smoke_material, ["stars", "conll"], general={"enabled": False}, augment={"enabled": False})
     broken = merge(config.model_dump(), {"tasks": {"stars": {"data": {"label": "moons"}}}})
-    with pytest.raises(QualityError, match="1 of 2 tasks failed; stars: .*no column 'moons'"):
+    with pytest.raises(QualityError, match=r"1 of 2 tasks failed; stars: .*no column 'moons'"):
         suite(SuiteConfig.model_validate(broken))
     table = next(record.getMessage() for record in caplog.records if "| average |" in record.getMessage())
     assert "| stars |  |  |  |  |  |  |  | failed |" in table
@@ -74,7 +74,10 @@ def test_every_smoke_preset_of_suites_comes_to_its_end(smoke_material, home):
 
 def test_a_teacher_is_made_from_a_corpus_alone(smoke_material, home):
     preset = presets("pretrain")["pretrain-smoke"]
-    changes = {"corpus": {"source": f"file:{smoke_material}/corpus.txt"}, "mlm": {"optim": QUICK["optim"] | {"epochs": 20}}}
+    changes = {
+        "corpus": {"source": f"file:{smoke_material}/corpus.txt"},
+        "mlm": merge(QUICK, {"optim": {"epochs": 20}}),
+    }
     summary = pretrain(validated(PretrainConfig, merge(preset, changes)))
     assert summary.steps == 8
     assert summary.masked_accuracy is not None
