@@ -170,13 +170,16 @@ def label_order(taught: Sequence[str], labels: list[str], config: DataConfig) ->
         config: Whose `labels` say the order where the teacher's outputs have no names.
 
     Raises:
-        ModelError: The teacher's outputs are others, or have no names and the form does not say their order.
+        ModelError: The teacher's outputs are others, or have no names and the form does not say their order; or a
+            tagger's output of words outside of all entities is not its first.
     """
     if not taught or _are_same(taught, labels, config.kind):
         return labels
     places = {name.casefold(): place for place, name in enumerate(taught)}
     if len(places) == len(taught) and sorted(places) == sorted(label.casefold() for label in labels):
-        return sorted(labels, key=lambda label: places[label.casefold()])
+        ordered = sorted(labels, key=lambda label: places[label.casefold()])
+        _check_outside(ordered, config)
+        return ordered
     found = _both(labels, taught)
     if len(taught) != len(labels) or config.kind in _NAMELESS:
         raise ModelError(f"the teacher has another number of outputs: {found}; {_OTHER_TEACHER}")
@@ -185,6 +188,15 @@ def label_order(taught: Sequence[str], labels: list[str], config: DataConfig) ->
             return labels
         raise ModelError(f"the teacher's outputs have no names: {found}; set data.labels in the teacher's order")
     raise ModelError(f"labels differ: {found}; set data.labels to what the teacher calls them, or {_OTHER_TEACHER}")
+
+
+def _check_outside(ordered: list[str], config: DataConfig) -> None:
+    """Words that no output speaks of, such as those beyond the cut, are given output 0, which must then mean that."""
+    place = ordered.index("O") if config.kind == "token_classification" and "O" in ordered else 0
+    if place:
+        raise ModelError(
+            f"the teacher's output of 'O' is number {place}, and here it must be number 0; {_OTHER_TEACHER}"
+        )
 
 
 def check_teacher_labels(teacher: Path, labels: list[str], kind: str = "classification") -> None:

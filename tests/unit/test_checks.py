@@ -243,6 +243,13 @@ def test_of_numbers_and_answers_the_order_stays():
         ordered(UNNAMED, ["score"], kind="regression")
 
 
+def test_a_taggers_first_output_is_that_of_words_outside_of_entities():
+    tagger = {"kind": "token_classification"}
+    assert ordered(["O", "I-PER", "B-PER"], ["O", "B-PER", "I-PER"], **tagger) == ["O", "I-PER", "B-PER"]
+    with pytest.raises(ModelError, match="the teacher's output of 'O' is number 2, and here it must be number 0"):
+        ordered(["B-PER", "I-PER", "O"], ["O", "B-PER", "I-PER"], **tagger)
+
+
 @pytest.mark.parametrize(
     ("taught", "message"),
     [
