@@ -69,10 +69,10 @@ def distill(config: DistillConfig) -> RunSummary:
         train, shape, steps = data, student, 0
         if config.augment.enabled:
             train = augmented(run, config, found, prepared, adapted or found.teacher)
-        copies_count = config.copies_are_judged or config.predictions_from_copies or bool(found.states.mapped)
+        uses_copies = config.copies_are_judged or config.predictions_from_copies or bool(found.states.mapped)
         floor = config.fine_tune.floor if config.teacher.fine_tuned else None
         asked = (teacher, found.states, config.logits.optim.precision, config.targets, floor)
-        targets = run(ask_teacher, train if copies_count else data, *asked).targets
+        targets = run(ask_teacher, train if uses_copies else data, *asked).targets
         if config.copies_are_judged:
             train = run(screen_copies, train, targets, config.quality).dataset
         if config.layers.enabled:
