@@ -35,6 +35,7 @@ def small(material, tasks, **changes) -> SuiteConfig:
     return validated(SuiteConfig, {"name": "few", "settings": merge(settings, changes), "tasks": chosen})
 
 
+@pytest.mark.slow
 def test_two_kinds_share_a_general_student_and_stand_in_one_table(smoke_material, home, caplog, capsys):
     summary = suite(small(smoke_material, ["conll", "stars"]))
     lines = {line.task: line for line in summary.lines}

@@ -241,6 +241,7 @@ SAID = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ASKED)
 def test_mlflow_loads_every_kind_with_its_own_code(kind, shared_home, tmp_path):
     package = write_package(tmp_path / "package", kind == "question_answering", kind)

@@ -167,6 +167,7 @@ def packed_pairs(text, blank, out):
     return out
 
 
+@pytest.mark.slow
 def test_a_model_learnt_from_scratch_fills_in_words_and_is_read_by_transformers(text, blank, tmp_path):
     packed = packed_pairs(text, blank[0], tmp_path / "packed")
     (tmp_path / "made" / "out").mkdir(parents=True)
