@@ -4,11 +4,13 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 INSTALLED_RAY := .venv/installed-ray
+INSTALLED_AUDIT := .venv/installed-audit
+INSTALLED_BROWSER := .venv/installed-browser
 
 export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup quickstart smoke up down status test test-slow lint format docs bench clean
+.PHONY: help setup quickstart smoke up down status test test-slow test-browser audit lint format docs bench clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -28,6 +30,16 @@ $(INSTALLED_RAY): $(INSTALLED)
 	@echo "installing Ray into .venv (a minute) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
 	  --constraint constraints.txt --editable '.[ray]'
+	@touch $@
+
+$(INSTALLED_AUDIT): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+	  --constraint constraints.txt --editable '.[audit]'
+	@touch $@
+
+$(INSTALLED_BROWSER): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+	  --constraint constraints.txt --editable '.[browser]'
 	@touch $@
 
 quickstart: setup ## distil a real teacher on real reviews, about ten minutes on two cores
@@ -51,6 +63,12 @@ test: setup      ## the default test suite
 
 test-slow: $(INSTALLED_RAY) ## what is too long for it, Ray included
 	@$(BIN)/python -m pytest -m slow
+
+test-browser: $(INSTALLED_BROWSER) ## a run started by clicks in a headless Chromium, on a stack of its own
+	@$(BIN)/python -m pytest -m slow tests/browser
+
+audit: $(INSTALLED_AUDIT) ## look the pinned versions up among known vulnerabilities
+	@$(BIN)/python -m infra.audit
 
 lint: setup      ## format, lint, types, imports
 	@$(BIN)/ruff format --check .

@@ -21,11 +21,12 @@ from distill_step import BATCH, MAPPED, Engine, commit, nothing, processor, sent
 from reference import STUDENT, TEACHER, Reference
 from transformers import BertConfig, BertModel
 
+from tinybert.batches import Batch, Indices, Rows
 from tinybert.config import MapConfig
 from tinybert.corpus import PackedRows, write
 from tinybert.distillation import StateLearner
 from tinybert.libraries import quiet
-from tinybert.models import load_teacher
+from tinybert.models import load_encoder, load_teacher
 from tinybert.precision import device
 from tinybert.teacher_cache import TeacherCache
 from tinybert.training import train
@@ -33,6 +34,27 @@ from tinybert.training_config import OptimConfig
 
 SEQUENCES = 20_000
 """Packed sequences of the small corpus; the large one has ten times as many."""
+SENTENCES = 10_000
+"""Sentences whose words the line of more words has in its tables."""
+
+
+class MoreWords(Rows):
+    """The same batches, in a task of many more words."""
+
+    def __init__(self, made: Engine) -> None:
+        self._rows, self._words = made.plain, made.directory / "words.npy"
+        self.lengths = made.plain.lengths
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def tokens(self) -> Indices:
+        """Those of all the sentences."""
+        return np.load(self._words)
+
+    def batch(self, rows: Indices, chance: torch.Generator) -> Batch:
+        """A batch of the few."""
+        return self._rows.batch(rows, chance)
 
 
 def peak() -> float:
@@ -51,17 +73,17 @@ def reference(made: Engine, length: int, steps: int) -> None:
         model.intermediate_step(ids[step % 4 * BATCH :][:BATCH])
 
 
-def intermediate(made: Engine, steps: int, accumulation: int) -> None:
+def intermediate(made: Engine, rows: Rows, steps: int, accumulation: int = 1) -> None:
     """The engine's, with the teacher at each step."""
-    teacher = load_teacher(made.teacher, MAPPED[-1], "auto")
-    learner = StateLearner(BertModel(STUDENT), teacher, MAPPED, MapConfig(), "auto")
+    teacher = load_teacher(made.teacher, MAPPED[-1], "auto", rows.tokens())
+    learner = StateLearner(load_encoder(made.directory / "student"), teacher, MAPPED, MapConfig(), "auto")
     optim = OptimConfig(epochs=1000, steps=steps, batch_size=BATCH, accumulation=accumulation)
-    train("memory", learner.to(device()), made.plain, optim, made.directory / "out", nothing)
+    train("memory", learner.to(device()), rows, optim, made.directory / "out", nothing)
 
 
 def cached(made: Engine, steps: int) -> None:
     """The engine's, on the teacher's cached states."""
-    learner = StateLearner(BertModel(STUDENT), TEACHER, MAPPED, MapConfig()).to(device())
+    learner = StateLearner(load_encoder(made.directory / "student"), TEACHER, MAPPED, MapConfig()).to(device())
     optim = OptimConfig(epochs=1000, steps=steps, batch_size=BATCH)
     rows = made.rows(TeacherCache(made.directory / "cache"), "states")
     train("memory", learner, rows, optim, made.directory / "out", nothing)
@@ -74,6 +96,12 @@ def general(made: Engine, sequences: int) -> None:
     optim = OptimConfig(epochs=1, batch_size=256)
     rows = PackedRows(made.directory / f"{sequences}.arrow", sequences)
     train("memory", learner, rows, optim, made.directory / "out", nothing)
+
+
+def write_words(made: Engine, length: int) -> None:
+    """The token ids that occur in many sentences, special ones included."""
+    ids = made.tokenizer(sentences(SENTENCES), truncation=True, max_length=length)["input_ids"]
+    np.save(made.directory / "words.npy", np.unique(np.concatenate([[made.tokenizer.pad_token_id], *ids])))
 
 
 def write_corpora(directory: Path) -> None:
@@ -91,8 +119,9 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
     base = peak()
     {
         "reference": lambda: reference(made, length, steps),
-        "engine": lambda: intermediate(made, steps, 1),
-        "engine, batch in 4 slices": lambda: intermediate(made, steps, 4),
+        "engine": lambda: intermediate(made, made.plain, steps),
+        "engine, more words": lambda: intermediate(made, MoreWords(made), steps),
+        "engine, batch in 4 slices": lambda: intermediate(made, made.plain, steps, 4),
         "engine, cached states": lambda: cached(made, steps),
         "general, corpus": lambda: general(made, SEQUENCES),
         "general, corpus x 10": lambda: general(made, 10 * SEQUENCES),
@@ -103,6 +132,7 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
 LINES = [
     "reference",
     "engine",
+    "engine, more words",
     "engine, batch in 4 slices",
     "engine, cached states",
     "general, corpus",
@@ -123,6 +153,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = Engine(Path(scratch), sentences(4 * BATCH), given.length)
         made.fill(gigabytes=10)[0].directory.rename(made.directory / "cache")
+        BertModel(STUDENT).save_pretrained(made.directory / "student")
+        write_words(made, given.length)
         write_corpora(made.directory)
         found = {name: measured(name, made.directory, given) for name in LINES}
     print(report(found, given.length))
@@ -148,7 +180,8 @@ def report(found: dict[str, dict[str, float]], length: int) -> str:
         f"{processor()}; commit {commit()}; `{' '.join(['python', *sys.argv])}`",
         "",
         f"Batches of {BATCH}, the reference's padded to {length} tokens. Python and its libraries are "
-        f"{found['reference']['base']:.0f} MB of each whole peak.",
+        f"{found['reference']['base']:.0f} MB of each whole peak. More words: the tables hold those of "
+        f"{SENTENCES:,} sentences.",
         "",
         "| | whole peak, MB | of the reference | without libraries, MB | of the reference |",
         "|---|---:|---:|---:|---:|",

@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def run(directory: Path, name: str, assignments: list[str]) -> tuple[dict, float]:
-    """One run of the preset in an installation below a directory: its table, and the seconds of the whole command."""
+def run(directory: Path, name: str, assignments: list[str], preset: str = "quickstart") -> tuple[dict, float]:
+    """One run of a preset in an installation below a directory: its table, and the seconds of the whole command."""
     environment = os.environ | {
         "TINYBERT_STORE": f"file:{directory}/store",
         "TINYBERT_WORK": f"{directory}/work",
@@ -27,7 +27,7 @@ def run(directory: Path, name: str, assignments: list[str]) -> tuple[dict, float
         "PYTHONPATH": str(ROOT),
     }
     table = directory / f"{name}.json"
-    command = [sys.executable, "-m", "flows.distill", "--preset", "quickstart", "--json", str(table)]
+    command = [sys.executable, "-m", "flows.distill", "--preset", preset, "--json", str(table)]
     begun = time.monotonic()
     changes = [part for assignment in assignments for part in ("--set", assignment)]
     subprocess.run([*command, *changes], cwd=directory, env=environment, check=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tasks.data import describe_data
 from tasks.local import local_settings, speak
-from tasks.run import RunSummary
+from tasks.summary import RunSummary
 from tinybert.cli import describe_fields, fail, parse_assignments, validated
 from tinybert.config import DistillConfig
 from tinybert.errors import ConfigError, InputError, TransientError
@@ -47,7 +47,11 @@ def preset(name: str, flow: str = "distill", deployments: Path = DEPLOYMENTS) ->
 
 
 def main(
-    flow: Callable[[Any], T], form: type[Form], show: Callable[[T], None], arguments: Sequence[str] | None = None
+    flow: Callable[[Any], T],
+    form: type[Form],
+    show: Callable[[T], None],
+    arguments: Sequence[str] | None = None,
+    presets_of: str | None = None,
 ) -> None:
     """Run a flow from the command line: without a Prefect server where none is configured, else against it.
 
@@ -58,14 +62,16 @@ def main(
         form: Class of `config`.
         show: Prints what the flow gave back.
         arguments: Of the command line; otherwise the program's own.
+        presets_of: Flow whose presets this one takes, where its own are not meant.
     """
     name = str(getattr(flow, "name", flow))
     given = _parser(name, form).parse_args(arguments)
+    whose = presets_of or name
     if given.list:
-        print("\n".join(sorted(presets(name))))
+        print("\n".join(sorted(presets(whose))))
         return
     try:
-        values = preset(given.preset, name) if given.preset else {}
+        values = preset(given.preset, whose) if given.preset else {}
         config = validated(form, merge(values, parse_assignments(given.set)))
         speak()
         if given.describe and isinstance(config, DistillConfig):

@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.release import Candidate, release
 from tasks.augmentation import augment_shard, gather_copies, screen_copies, train_mlm
-from tasks.data import Sources, check_labels, prepare_corpus, prepare_data, resolve_sources
+from tasks.data import Sources, check_labels, prepare_corpus, prepare_data
 from tasks.distillation import (
     ask_teacher,
     distill_general,
@@ -13,8 +13,10 @@ from tasks.distillation import (
     fine_tune_teacher,
     train_baseline,
 )
+from tasks.preflight import preflight
 from tasks.publishing import export_student
-from tasks.run import Run, RunSummary, open_run
+from tasks.run import Run, open_run
+from tasks.summary import RunSummary
 from tinybert.augment_config import shards_for
 from tinybert.config import DistillConfig
 from tinybert.refs import DatasetRef, DatasetResult, ModelRef
@@ -44,7 +46,9 @@ def distill(config: DistillConfig) -> RunSummary:
         config: What to distil, and how. Only a name, the data and the teacher are required.
     """
     with open_run(config, config.name, planned(config)) as run:
-        found = run.always(resolve_sources, config)
+        looked = run.always(preflight, config)
+        found = looked.sources
+        run.log(looked.report.totals, {"preflight": looked.report.summary})
         prepared = run(prepare_data, found.data, found.validation, found.test, config.data, found.labels)
         data = prepared.dataset
 

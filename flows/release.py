@@ -4,11 +4,13 @@ import logging
 
 from pydantic import BaseModel
 
+from tasks.basis import Basis, code
 from tasks.data import Sources
 from tasks.evaluation import evaluate_models, judge_student
 from tasks.publishing import find_champion, package_model, publish_model
 from tasks.reporting import write_report
-from tasks.run import Made, Run, RunSummary
+from tasks.run import Run
+from tasks.summary import Made, RunSummary
 from tinybert.config import DistillConfig
 from tinybert.refs import DatasetRef, ModelRef, Ref
 
@@ -61,10 +63,12 @@ def measured(run: Run, config: DistillConfig, found: Sources, candidate: Candida
     models = (candidate.teacher, student, candidate.baseline, *against)
     report = run(evaluate_models, data, *models, config.evaluate).report
     decision = run(judge_student, report, config.gate).report
-    package = run(package_model, data, found.teacher, student, report, decision, config).model
+    told = config.model_copy(update={"reason": ""})  # why a run is made is no part of what it makes
+    package = run(package_model, data, found.teacher, student, report, decision, told).model
     published = None
     if config.publish.enabled:
-        published = run.always(publish_model, name, package, student, data, champion, decision, report)
+        basis = Basis.of(config, found, code()).tags
+        published = run.always(publish_model, name, package, student, data, champion, decision, report, basis)
     return Made(model=package, report=report, decision=decision, published=published)
 
 

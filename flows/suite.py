@@ -1,18 +1,22 @@
-"""Several tasks distilled one after the other: what they share is made once, and one table shows them all."""
+"""Several tasks distilled, in turn or on a cluster: what they share is made once, and one table shows them all."""
 
 import logging
 import sys
+from itertools import chain
 
 from prefect import flow
 from rich.console import Console
 from rich.table import Table
 
 from flows.distill import distill
-from tasks.run import RunSummary, open_run
+from tasks.run import open_run
+from tasks.runners import states_of
 from tasks.suite import Suite, SuiteSummary
+from tasks.summary import RunSummary
 from tinybert.errors import QualityError
 from tinybert.suite_config import SuiteConfig
 from tinybert.suite_report import markdown, table_rows
+from tinybert.training_config import LaunchConfig
 
 logger = logging.getLogger("tinybert")
 
@@ -28,8 +32,9 @@ def suite(config: SuiteConfig) -> SuiteSummary:
     with open_run(config, config.name, len(runs)) as run:
         table = Suite(config.name, len(runs))
         summary = table.show(run)
-        for task, form in runs.items():
-            state = distill(form, return_state=True)
+        calls = [(form,) for form in runs.values()]
+        first, others = states_of(distill, calls[:1], LaunchConfig()), states_of(distill, calls[1:], config.launch)
+        for (task, form), state in zip(runs.items(), chain(first, others), strict=True):
             found = state.result(raise_on_failure=False)
             if isinstance(found, RunSummary):
                 table.finished(task, form, found)

@@ -5,6 +5,7 @@ from prefect.artifacts import create_markdown_artifact
 from tasks import sources
 from tasks.earlier import recall, remember
 from tasks.policy import code_digests, cpu_stage, gpu_stage
+from tasks.progress_page import offer
 from tasks.stage import run_stage
 from tinybert.augment_config import AugmentConfig, QualityConfig
 from tinybert.config import MlmConfig
@@ -82,5 +83,7 @@ def screen_copies(data: DatasetRef, targets: TargetsRef, config: QualityConfig) 
     """Keep the copies that the teacher does not contradict, and report what became of all."""
     result = run_stage("screen", DatasetResult, data=data, targets=targets, config=config)
     report = (sources.local(result.dataset) / "augmentation.md").read_text(encoding="utf-8")
-    create_markdown_artifact(report, key="augmentation", description="Augmented copies: asked, made, dropped, kept")
+    offer(
+        create_markdown_artifact, report, key="augmentation", description="Augmented copies: asked, made, dropped, kept"
+    )
     return result

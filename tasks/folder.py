@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 
@@ -26,6 +26,17 @@ MANIFEST = ".manifest.json"
 STAGING = ".staging-"
 CONTENT = re.compile(r"[^./\x00][^/\x00]*(/[^./\x00][^/\x00]*)*")
 """A relative path, nothing hidden, so no `..` either."""
+INSIDE = re.compile(r"(?P<kind>[a-z][a-z0-9_-]*)/(?P<digest>[0-9a-f]{64})/(?P<name>.+)", re.DOTALL)
+"""A file of an artifact, by its name below the root of the store."""
+
+
+class Entry(NamedTuple):
+    """A file or object below some place."""
+
+    name: str
+    size: int
+    modified: float
+    """Seconds since 1970."""
 
 
 class Manifest(BaseModel):
@@ -39,7 +50,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Folder:
-    """A directory of the store: an artifact, or the pointers of one kind."""
+    """A directory of the store: an artifact, the pointers of one kind, or the root of all."""
 
     path: Path
 
@@ -77,9 +88,16 @@ class Folder:
         """Whether the artifact is complete and its files have this digest."""
         return self.read(MANIFEST) is not None and files_digest(list_files(self.path)) == digest
 
+    def touch(self) -> bool:
+        """Whether there is an artifact; its age counts from now, where we may write."""
+        with suppress(OSError):
+            os.utime(self.path / MANIFEST)
+        return self.read(MANIFEST) is not None
+
     def open(self, ref: Ref, cache: Path) -> Path:
         """The artifact itself, every file just checked."""
         verify(self.path, checked_manifest(ref, self.read(MANIFEST)).files, ref.uri)
+        self.touch()
         return self.path
 
     def delete(self, ref: Ref, cache: Path) -> None:
@@ -87,6 +105,37 @@ class Folder:
         self.remove(MANIFEST)
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file below by its name there, hidden ones too, those of one directory one after the other."""
+        for directory, _, names in os.walk(self.path, onerror=_raise_unless_gone):
+            for name in names:
+                path = Path(directory, name)
+                with suppress(FileNotFoundError):
+                    found = path.lstat()
+                    yield Entry(path.relative_to(self.path).as_posix(), found.st_size, found.st_mtime)
+
+    def modified(self, name: str) -> float | None:
+        """When a file was written, None without one."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (self.path / name).stat().st_mtime
+        return None
+
+    def sweep(self, before: float, dry_run: bool) -> tuple[int, int]:
+        """Number and bytes of the staging directories, at any depth, of processes killed earlier; they are deleted."""
+        found = (Path(directory, name) for directory, names, _ in os.walk(self.path) for name in names)
+        staged = (path for path in found if path.name.startswith(STAGING))
+        old = [left for left in staged if (Folder(left).modified(".") or before) < before]
+        size = sum(entry.size for left in old for entry in Folder(left).entries())
+        for left in old if not dry_run else ():
+            shutil.rmtree(left, ignore_errors=True)
+        return len(old), size
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """What cannot be listed must not be taken for empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def checked_manifest(ref: Ref, text: bytes | None) -> Manifest:

@@ -27,6 +27,7 @@ from tasks.connections import store
 from tasks.launched import ANSWERS, GRACE, REQUEST, TAIL, NamedRef, Request
 from tinybert import errors
 from tinybert.errors import ConfigError, TransientError
+from tinybert.progress import Report, pass_on
 from tinybert.refs import Ref
 from tinybert.resume import resume_beside
 from tinybert.training_config import LaunchConfig
@@ -196,6 +197,8 @@ class _Answers:
         match answer:
             case {"metrics": [metrics, step]}:
                 self._on_metrics(metrics, step)
+            case {"progress": report}:
+                pass_on(Report(**report))
             case {"log": [level, text]}:
                 logger.log(level, "%s", text)
             case {"result": metrics}:

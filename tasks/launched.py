@@ -15,12 +15,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 from pydantic import BaseModel, validate_call
 
+from tinybert.progress import Report, heard_by
 from tinybert.refs import Ref
 from tinybert.resume import resume_beside
 from tinybert.training_config import LaunchConfig
@@ -32,7 +34,7 @@ TAIL = 4000
 """Characters of a traceback, or of what a dead process wrote, that reach the error message."""
 
 Send = Callable[..., None]
-"""Called with one answer by name: metrics, log, error, lost, crashed, output or result."""
+"""Called with one answer by name: metrics, progress, log, error, lost, crashed, output or result."""
 
 logger = logging.getLogger("tinybert")
 
@@ -96,7 +98,7 @@ def perform(request: Request, rank: int, inputs: dict[str, Path], out: Path, sen
 
     Args:
         request: What to run.
-        rank: Of this process; 0 tells the metrics.
+        rank: Of this process; 0 tells the metrics and the progress.
         inputs: The request's refs, as local paths.
         out: Directory for the output.
         send: Takes the answers.
@@ -112,9 +114,14 @@ def perform(request: Request, rank: int, inputs: dict[str, Path], out: Path, sen
         if rank == 0:
             send(metrics=[{name: float(value) for name, value in metrics.items()}, step])
 
+    def on_progress(report: Report) -> None:
+        if rank == 0:
+            send(progress=asdict(report))
+
     importlib.import_module("tinybert.libraries").quiet()
     run = validate_call(importlib.import_module(request.module).run)
-    metrics: dict[str, float] = run(**request.arguments, **inputs, out=out, on_metrics=on_metrics)
+    with heard_by(on_progress):
+        metrics: dict[str, float] = run(**request.arguments, **inputs, out=out, on_metrics=on_metrics)
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -5,13 +5,16 @@ import functools
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
@@ -150,16 +153,47 @@ def quick_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 def _in_slot(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def occupied(*args: P.args, **kwargs: P.kwargs) -> R:
-        waiting = threading.Timer(5, logger.info, ["waiting for a free slot of %r", settings().slots])
-        waiting.start()
-        try:
-            with concurrency(settings().slots, occupy=1, strict=True, raise_on_lease_renewal_failure=False):
-                waiting.cancel()
-                return function(*args, **kwargs)
-        finally:
-            waiting.cancel()
+        with slot(settings().slots):
+            return function(*args, **kwargs)
 
     return occupied
+
+
+@contextmanager
+def slot(limit: str, retries: int | None = None) -> Iterator[None]:
+    """Occupy one slot of a Prefect concurrency limit; what is computed inside is not lost because the server is away.
+
+    Args:
+        limit: By its name; there must be one.
+        retries: How often to ask again while all slots are taken; None: until one is free.
+
+    Raises:
+        ConcurrencySlotAcquisitionError: There is no such limit, or no slot is free, however often it was asked for.
+        TransientError: The server does not answer when the slot is asked for.
+    """
+    waiting = threading.Timer(5, logger.info, ["waiting for a free slot of %r", limit])
+    waiting.start()
+    held = concurrency(limit, occupy=1, max_retries=retries, strict=True, raise_on_lease_renewal_failure=False)
+    try:
+        held.__enter__()
+    except ConcurrencySlotAcquisitionError as error:
+        if isinstance(error.__cause__, httpx.TransportError):
+            raise TransientError(f"no slot of {limit!r}: Prefect's server does not answer") from error
+        raise
+    finally:
+        waiting.cancel()
+    with ExitStack() as stack:
+        stack.push(functools.partial(_give_back, held, limit))
+        yield
+
+
+def _give_back(held: AbstractContextManager[None], limit: str, *raised: Any) -> bool:
+    """Leave the slot. Prefect asks once, and raises if nobody answers; the lease on the slot ends all the same."""
+    try:
+        return bool(held.__exit__(*raised))
+    except httpx.TransportError as error:
+        logger.warning("a slot of %r stays taken until its lease ends, within 5 minutes: %s", limit, error)
+        return False
 
 
 def _stage_task(function: Callable[P, R], stage: str) -> Task[P, R]:

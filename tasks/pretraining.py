@@ -5,8 +5,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import sources
 from tasks.policy import cpu_stage, quick_task
-from tasks.run import Run, StageTime
+from tasks.progress_page import offer
+from tasks.run import Run
 from tasks.stage import run_stage
+from tasks.summary import StageTime
 from tinybert.config import CorpusConfig
 from tinybert.pretrain_config import EncoderConfig, PretrainConfig, VocabularyConfig
 from tinybert.refs import ModelRef, ModelResult, SourceRef
@@ -86,7 +88,7 @@ def conclude(
     )
     lines = "".join(f"| {label} | {value} |\n" for label, value in rows(summary))
     table = f"## {name}\n\n| | |\n|---|---|\n{lines}"
-    create_markdown_artifact(table, key="pretrained", description=f"Pretraining of {name}")
+    offer(create_markdown_artifact, table, key="pretrained", description=f"Pretraining of {name}")
     run.log({"run_seconds": summary.seconds}, {"model.uri": trained.model.uri, "mlflow.note.content": table})
     return summary
 

@@ -4,20 +4,20 @@ import getpass
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tasks import sources
 from tasks.connections import registry
 from tasks.lineage import commit
-from tasks.policy import cpu_stage, quick_task
+from tasks.policy import cpu_stage, quick_task, slot
+from tasks.progress_page import offer
 from tasks.registry import CHAMPION, PREVIOUS, Registered, Version, make_servable
 from tasks.settings import settings
 from tasks.stage import open_stage, run_stage
@@ -122,11 +122,13 @@ def publish_model(
     champion: Champion | None,
     decision: ReportRef,
     report: ReportRef,
+    made_from: Mapping[str, str] | None = None,
 ) -> PublishResult:
     """Register the package as a version, and make it the champion where the gate lets it pass.
 
-    The same content is registered once, however often it is run. One publisher at a time, by a concurrency limit:
-    where the champion is no longer the one the gate compared with, nothing is promoted.
+    The same content is registered once, however often it is run; its tags `made_from` tell of the newest run that made
+    it. One publisher at a time, by a concurrency limit: where the champion is no longer the one the gate compared with,
+    nothing is promoted.
     """
     judged = json.loads((sources.local(decision) / "decision.json").read_text(encoding="utf-8"))
     compared = json.loads((sources.local(report) / "comparison.json").read_text(encoding="utf-8"))
@@ -137,8 +139,11 @@ def publish_model(
     tags |= {"kind": compared["kind"], "metric": compared["metric"]}
     tags |= {"gate.force": str(judged["force"])} if judged["forced"] else {}
     tags |= {AGAINST: champion.version} if champion else {}
+    made_from = dict(made_from or {})
     with _promoting():
-        version = registry().register(name, package.uri, package.digest, tags, judged["summary"])
+        version = registry().register(name, package.uri, package.digest, tags | made_from, judged["summary"])
+        if not made_from.items() <= version.tags.items():
+            registry().tag(name, version.number, {**made_from})
         outcome = _settle(name, version, student, champion, judged)
     logger.info("%s version %s: %s; %s", name, version.number, outcome, judged["summary"])
     return PublishResult(name=name, version=version.number, outcome=outcome, metrics=metrics)
@@ -162,7 +167,7 @@ def _lineage(refs: dict[str, Any]) -> dict[str, str]:
 @contextmanager
 def _promoting() -> Iterator[None]:
     """Inside, nobody else moves a champion."""
-    with concurrency(settings().promotions, occupy=1, strict=True):
+    with slot(settings().promotions):
         yield
 
 
@@ -174,7 +179,11 @@ def _settle(name: str, version: Version, student: ModelRef, champion: Champion |
         return "promoted" if flow_run.id and version.tags.get(PROMOTED_BY) == flow_run.id else "unchanged"
     opponent = _opponent(model, student)
     against = champion.version if champion else None
-    if judged["verdict"] != "promote" or (not judged["forced"] and _is_withdrawn(model, student)):
+    passed = judged["verdict"] == "promote"
+    withdrawn = withdrawal(model, student.digest) if passed and not judged["forced"] else None
+    if withdrawn:
+        logger.warning("%s: the student was %s; roll back to that version, or give gate.force", model.name, withdrawn)
+    if not passed or withdrawn:
         registry().challenge(name, version.number)
         return "rejected"
     if against != (opponent.version if opponent else None):
@@ -186,14 +195,15 @@ def _settle(name: str, version: Version, student: ModelRef, champion: Champion |
     return "promoted"
 
 
-def _is_withdrawn(model: Registered, student: ModelRef) -> bool:
-    """Somebody took the student back when it was champion: a run that is merely repeated must not undo that."""
+def withdrawal(model: Registered, student: str) -> str | None:
+    """How somebody took the student of this digest back when it was champion; None where nobody did.
+
+    A run that is merely repeated must not undo that.
+    """
     for number, tags in model.versions.items():
-        if tags.get(STUDENT) == student.digest and TO in tags:
-            why = f"withdrawn as version {number} by a rollback ({tags.get('rollback.reason')})"
-            logger.warning("%s: the student was %s; roll back to that version, or give gate.force", model.name, why)
-            return True
-    return False
+        if tags.get(STUDENT) == student and TO in tags:
+            return f"withdrawn as version {number} by a rollback ({tags.get('rollback.reason')})"
+    return None
 
 
 def _now() -> str:
@@ -264,4 +274,4 @@ def _record(done: RolledBack) -> dict[str, str | None]:
 def _show(done: RolledBack) -> None:
     said = f"{done.name}: version {done.restored} is champion again, {done.withdrawn} is previous; {done.reason}"
     logger.info("%s", said)
-    create_markdown_artifact(f"{said}\n", key="rollback", description=f"Rollback of {done.name}")
+    offer(create_markdown_artifact, f"{said}\n", key="rollback", description=f"Rollback of {done.name}")

@@ -32,7 +32,7 @@ from tinybert.errors import ConfigError, TransientError
 from tinybert.processes import agreed
 from tinybert.resume import last_checkpoint, resume_beside
 
-PACKAGES = ("tinybert", "tasks")
+PACKAGES = ("tinybert", "tasks", "flows")
 HANDED_ON = ("AWS_", "HF_")
 """Beginnings of the environment variables that workers need to find their inputs."""
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import spool as events
 from tasks.policy import PACKAGE, source_modules
-from tasks.tracking import REFUSALS, Tracker, error_code
+from tasks.tracking import REFUSALS, Tracker, error_code, locked
 from tinybert.data_config import KindName
 from tinybert.digest import files_digest, list_files
 from tinybert.errors import InputError, SourceError, TransientError
@@ -183,6 +183,8 @@ def _answering(what: str) -> Iterator[None]:
         message = f"MLflow, {what}: {events.without_credentials(error)[:500]}"
         if error_code(error) in REFUSALS:
             raise InputError(message) from None
+        if problem := locked(error):
+            raise InputError(f"MLflow, {what}: {problem}") from None
         raise TransientError(message) from None
 
 

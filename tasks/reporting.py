@@ -8,8 +8,8 @@ from tasks import sources
 from tasks.connections import store, tracker
 from tasks.lineage import commit
 from tasks.policy import quick_task
-from tasks.run import StageTime
 from tasks.spool import without_credentials
+from tasks.summary import StageTime
 from tinybert.page_words import RunFacts
 from tinybert.refs import Ref, ReportRef, ReportResult
 from tinybert.released import Released

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from tasks import sources
 from tasks.connections import store, tracker
 from tasks.lineage import commit
+from tasks.progress_page import LiveTable, Row, offer
 from tasks.runners import states_of
 from tasks.settings import settings
+from tasks.spool import Status
 from tasks.stage import status_after
+from tasks.summary import Made, RunSummary, StageTime, markdown, model_page, stage_row
 from tasks.tracked_run import TrackedRun
+from tinybert.errors import IntegrityError, StoreError, TransientError
 from tinybert.progress import clock
-from tinybert.refs import ModelRef, PublishResult, Ref, ReportRef
+from tinybert.refs import Ref, ReportRef
 from tinybert.released import COMPARED_AS
 from tinybert.report import MODELS, SCORES
 from tinybert.training_config import LaunchConfig
@@ -30,57 +34,13 @@ logger = logging.getLogger("tinybert")
 R = TypeVar("R")
 
 
-class StageTime(BaseModel):
-    """How one stage of a run went."""
-
-    name: str
-    seconds: float
-    cached: bool
-
-
-class RunSummary(BaseModel):
-    """What a finished run has to show."""
-
-    name: str
-    comparison: dict[str, Any]
-    decision: dict[str, Any]
-    stages: list[StageTime]
-    seconds: float
-    model: ModelRef
-    model_directory: str
-    report_directory: str
-    page: str
-    registered: str | None = None
-    outcome: str | None = None
-    tracking_uri: str
-    tracking_page: str | None = None
-
-
-class Made(BaseModel):
-    """What the last stages of a run left to show."""
-
-    model: ModelRef
-    report: ReportRef
-    decision: ReportRef
-    published: PublishResult | None = None
-
-    @property
-    def outcome(self) -> str | None:
-        """What became of it in the registry; None where it was not published."""
-        return self.published.outcome if self.published else None
-
-    @property
-    def registered(self) -> str | None:
-        """The registered model and version; None where it was not published."""
-        return f"{self.published.name} version {self.published.version}" if self.published else None
-
-
 class Run:
     """A flow run in progress. Calling it with a task runs that task as the next stage."""
 
-    def __init__(self, stages: int, tracked: TrackedRun) -> None:
-        self._planned, self._tracked = stages, tracked
+    def __init__(self, stages: int, tracked: TrackedRun, reason: str = "") -> None:
+        self._planned, self._tracked, self._reason = stages, tracked, reason
         self._begun = time.monotonic()
+        self._table = LiveTable("stages")
         self.stages: list[StageTime] = []
         self.outputs: dict[str, Ref] = {}
 
@@ -100,7 +60,26 @@ class Run:
         """
         place = f"[{len(self.stages) + 1}/{self._planned}] {task.name}"
         logger.info("%s", place)
-        begun, cached, results = time.monotonic(), True, list[R]()
+        self._show_stages(stage_row(task.name, "running"))
+        begun = time.monotonic()
+        try:
+            results, cached = self._results(task, calls, launch, place)
+        except BaseException:
+            self._show_stages(stage_row(task.name, "failed", round(time.monotonic() - begun, 2)))
+            raise
+        seconds, refs = time.monotonic() - begun, [ref for result in results for ref in _refs(result)]
+        made = {"output": ", ".join(sorted({_kind(ref) for ref in refs})), "megabytes": _megabytes(refs)}
+        self.stages.append(StageTime(name=task.name, seconds=round(seconds, 2), cached=cached, **made))
+        self.outputs.update((task.name, ref) for ref in refs)
+        self._show_stages()
+        logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
+        return results
+
+    def _results(
+        self, task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: LaunchConfig, place: str
+    ) -> tuple[list[R], bool]:
+        """What the calls gave back, and whether all of it was there already."""
+        cached, results = True, list[R]()
         for number, state in enumerate(states_of(task, calls, launch), start=1):
             results.append(state.result())
             cached &= state.name == "Cached"
@@ -112,11 +91,16 @@ class Run:
             fresh = task.with_options(refresh_cache=True)
             for number, state in zip(lost, states_of(fresh, [calls[n] for n in lost], launch), strict=True):
                 results[number] = state.result()
-        seconds, cached = time.monotonic() - begun, cached and not lost
-        self.stages.append(StageTime(name=task.name, seconds=round(seconds, 2), cached=cached))
-        self.outputs.update((task.name, ref) for result in results for ref in _refs(result))
-        logger.info("%s  %s", place, "cached" if cached else f"done in {clock(seconds)}")
-        return results
+        return results, cached and not lost
+
+    def _show_stages(self, *current: Row) -> None:
+        """Show the table of stages so far, and what is known of the current one."""
+        rows = [stage.row for stage in self.stages]
+        self._table.show([*rows, *current], f"{len(rows)} of {self._planned} stages done")
+
+    def close(self) -> None:
+        """There will be no more stages."""
+        self._table.end()
 
     def expect(self, stages: int) -> None:
         """There will be so many stages more than was thought."""
@@ -144,9 +128,10 @@ class Run:
 
     def summarise(self, name: str, made: Made, page: ReportRef) -> RunSummary:
         """Collect what the run made, and show it in both UIs."""
-        report = sources.local(made.report)
+        report, mlflow = sources.local(made.report), self._tracked.url
         summary = RunSummary(
             name=name,
+            reason=self._reason,
             comparison=json.loads((report / "comparison.json").read_text()),
             decision=json.loads((sources.local(made.decision) / "decision.json").read_text()),
             stages=self.stages,
@@ -158,24 +143,28 @@ class Run:
             registered=made.registered,
             outcome=made.outcome,
             tracking_uri=settings().tracking_uri.partition("://")[0] + "://" + _address(settings().tracking_uri),
-            tracking_page=self._tracked.url,
+            tracking_page=mlflow,
+            report_page=mlflow and f"{mlflow}/artifacts/report.html",
+            model_page=mlflow and made.published and model_page(mlflow, made.published),
         )
         self._show(summary, made, page)
         return summary
 
     def _show(self, summary: RunSummary, made: Made, page: ReportRef) -> None:
         report, decision = Path(summary.report_directory), sources.local(made.decision)
-        markdown = _markdown(summary, (report / "comparison.md").read_text(), (decision / "decision.md").read_text())
-        create_markdown_artifact(markdown, key="summary", description=f"Distillation of {summary.name}")
-        self._tracked.log_text(markdown, "summary.md")
+        text = markdown(summary, (report / "comparison.md").read_text(), (decision / "decision.md").read_text())
+        offer(create_markdown_artifact, text, key="summary", description=f"Distillation of {summary.name}")
+        self._tracked.log_text(text, "summary.md")
         self.attach([*sorted(report.glob("*.png")), Path(summary.page)])
+        _link("report", summary.report_page, "Report", f"Report of {summary.name}")
+        _link("model", summary.model_page, summary.registered or "", f"Model of {summary.name}")
         facts = {
             "model.uri": summary.model.uri,
             "model.registered": summary.registered or "",
             "report.uri": page.uri,
             "verdict": summary.outcome or summary.decision["verdict"],
             "served": summary.decision["served"],
-            "mlflow.note.content": markdown,  # the run's description on its page
+            "mlflow.note.content": text,  # the run's description on its page
         }
         self.log({**_columns(summary), "run_seconds": summary.seconds}, facts)
 
@@ -212,17 +201,23 @@ def _refs(result: Any) -> list[Ref]:
     return [value for _, value in result if isinstance(value, Ref)]
 
 
-def _markdown(summary: RunSummary, table: str, rules: str) -> str:
-    stages = "".join(
-        f"| {stage.name} | {stage.seconds:.1f} | {'cached' if stage.cached else ''} |\n" for stage in summary.stages
-    )
-    page = f"[MLflow run]({summary.tracking_page})" if summary.tracking_page else f"MLflow: `{summary.tracking_uri}`"
-    registered = f", registered as `{summary.registered}` ({summary.outcome})" if summary.registered else ""
-    return (
-        f"## {summary.name}\n\n{summary.decision['summary']}\n\n{table}\n{rules}\n"
-        f"{page}, report `{summary.page}`, model `{summary.model.uri}`{registered}\n\n"
-        f"| stage | seconds | |\n|---|---:|---|\n{stages}"
-    )
+def _kind(ref: Ref) -> str:
+    """What a ref of the store points to, as the store calls it."""
+    return ref.uri.split("/")[-2]
+
+
+def _megabytes(refs: Sequence[Ref]) -> float | None:
+    """How much the store keeps of these; None where it does not say."""
+    try:
+        return round(sum(store().size(ref) for ref in refs) / 1e6, 2) if refs else None
+    except (StoreError, IntegrityError, TransientError):
+        return None
+
+
+def _link(key: str, page: str | None, text: str, description: str) -> None:
+    """A page that a server has, as an artifact of the flow run."""
+    if page:
+        offer(create_link_artifact, page, text, key=key, description=description)
 
 
 @contextmanager
@@ -236,17 +231,26 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
     """
     logger.setLevel(logging.INFO)  # also where a worker, not our command line, set up the logging
     tracker().replay()
+    reason = getattr(config, "reason", None) or ""
     tags = {
         "prefect.flow_run_id": str(flow_run.id or ""),
         "prefect.flow_run_name": str(flow_run.name or ""),
         "prefect.flow_run_url": _prefect_page() or "",
         "git.commit": commit(),
+        "reason": reason,
     }
     tracked = tracker().start_flow(str(flow_run.id), name, {k: v for k, v in tags.items() if v})
+    run = Run(stages, tracked, reason)
+    status: Status = "FINISHED"
     try:
         tracked.log_config(config)
-        yield Run(stages, tracked)
+        _link("mlflow-run", tracked.url, "MLflow run", f"Curves and numbers of {name}")
+        if reason:
+            offer(create_markdown_artifact, f"{reason}\n", key="reason", description=f"Why there is a run of {name}")
+        yield run
     except BaseException as error:
-        tracked.close(status_after(error))
+        status = status_after(error)
         raise
-    tracked.close("FINISHED")
+    finally:
+        run.close()
+        tracked.close(status)

@@ -1,4 +1,4 @@
-"""One task many times: one after the other in this process, or spread over a Ray cluster by Prefect's task runner."""
+"""One job many times: one after the other in this process, or spread over a Ray cluster by Prefect's task runner."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Task
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
 from prefect.utilities.callables import get_call_parameters
 
 from tasks.settings import settings
@@ -19,11 +20,13 @@ from tinybert.training_config import LaunchConfig
 R = TypeVar("R")
 
 
-def states_of(task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: LaunchConfig) -> Iterator[Any]:
-    """The final state of a task run for each call, in order.
+def states_of(
+    job: Task[..., R] | Flow[..., R], calls: Sequence[tuple[Any, ...]], launch: LaunchConfig
+) -> Iterator[Any]:
+    """The final state of a run for each call, in order.
 
     Args:
-        task: To be run.
+        job: A task, or a flow, to be run.
         calls: Its arguments, all of them.
         launch: With engine ray its cluster takes all of them at once; its nodes need this project, its settings in
             their environment, and Prefect's API within reach. Otherwise they run here, in turn.
@@ -34,15 +37,25 @@ def states_of(task: Task[..., R], calls: Sequence[tuple[Any, ...]], launch: Laun
     """
     if launch.engine != "ray":
         for call in calls:
-            yield task(*call, return_state=True)
+            yield job(*call, return_state=True)
         return
     if importlib.util.find_spec("prefect_ray") is None:
         raise ConfigError("launch.engine is 'ray', which is not installed; pip install 'tinybert-pipeline[ray]'")
+    task = job if isinstance(job, Task) else _task_that_runs(job)
     with _cluster(launch) as cluster:
         futures = [cluster.submit(task, get_call_parameters(task.fn, call, {})) for call in calls]
         for future in futures:
             future.wait()
             yield future.state
+
+
+def _task_that_runs(flow: Flow[..., R]) -> Task[..., R]:
+    """Task runners take tasks; a flow called within one becomes its subflow."""
+
+    def run(config: Any) -> Any:
+        return flow(config)
+
+    return Task(run, name=flow.name, cache_policy=NO_CACHE)
 
 
 @contextmanager
@@ -57,7 +70,9 @@ def _cluster(launch: LaunchConfig) -> Iterator[Any]:
         environment["MLFLOW_TRACKING_URI"] = settings().tracking_uri
     ray_launch.connect(launch.address, processes=1)
     try:
-        with importlib.import_module("prefect_ray").RayTaskRunner() as runner:
+        gpus = {"num_gpus": 1} if ray_launch.ray.cluster_resources().get("GPU") else {}  # without, a task sees none
+        prefect_ray = importlib.import_module("prefect_ray")
+        with prefect_ray.RayTaskRunner() as runner, prefect_ray.context.remote_options(**gpus):
             runner._run_prefect_task = _in_environment(environment, runner._run_prefect_task)
             yield runner
     finally:

@@ -15,6 +15,7 @@ from tasks import sources
 from tasks.connections import registry, store
 from tasks.folder import staging
 from tasks.policy import cpu_stage, quick_task, stage_module
+from tasks.progress_page import offer
 from tasks.settings import settings
 from tasks.stage import run_stage
 from tasks.store import copy_to, names_at
@@ -147,7 +148,7 @@ def deliver_answers(config: ScoreConfig, inputs: ScoreInputs, shards: list[Score
         summary = _summary(config, inputs, counts, seconds)
         (directory / SUMMARY).write_text(summary.model_dump_json(indent=1, exclude={"answers"}) + "\n")
         summary = summary.model_copy(update={"answers": _put(directory, config.output, key)})
-    create_markdown_artifact(_markdown(summary), key="scores", description=f"Answers for {summary.source}")
+    offer(create_markdown_artifact, _markdown(summary), key="scores", description=f"Answers for {summary.source}")
     return summary
 
 

@@ -150,6 +150,8 @@ class Outage:
     def __init__(self) -> None:
         self._failures = 0
         self._ask_again = 0.0
+        self.error: Exception | None = None
+        """Why it did not answer the last time it was asked; None where it did."""
 
     def may_ask(self) -> bool:
         """MLflow answered the last time, or the wait since is over."""
@@ -162,7 +164,7 @@ class Outage:
                 "MLflow does not answer; the work goes on, logging is delayed and tried again. Found: %s",
                 without_credentials(error)[:500],
             )
-        ended = time.monotonic()
+        ended, self.error = time.monotonic(), error.with_traceback(None)  # which holds what all callers hold
         self._ask_again = ended + max(min(60.0, 2.0**self._failures), 10 * (ended - began))
         self._failures += 1
 
@@ -170,7 +172,7 @@ class Outage:
         """Note an attempt that succeeded."""
         if self._failures:
             log.info("MLflow answers again after %d failed attempts", self._failures)
-        self._failures, self._ask_again = 0, 0.0
+        self._failures, self._ask_again, self.error = 0, 0.0, None
 
 
 class Queue:

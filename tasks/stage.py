@@ -1,4 +1,4 @@
-"""What surrounds every stage, once: fetch and verify, track, keep checkpoints, upload, close truthfully."""
+"""What surrounds every stage, once: fetch and verify, track, show, keep checkpoints, upload, close truthfully."""
 
 import errno
 import logging
@@ -18,6 +18,7 @@ from tasks import launch
 from tasks.checkpoints import mirrored
 from tasks.connections import store, tracker
 from tasks.policy import stage_key, stage_module
+from tasks.progress_page import on_page
 from tasks.settings import settings
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import StoreError
@@ -39,14 +40,15 @@ class OpenStage:
         self.out.mkdir(parents=True)
 
     def compute(self) -> dict[str, float]:
-        """Run the stage's function on the inputs, in as many processes as they say.
+        """Run the stage's function on the inputs, in as many processes as they say, and show how far it is.
 
         Raises:
             StoreError: The disk is full.
         """
         key = self.out.parent.name
         try:
-            return launch.compute(stage_module(self.name), key, self.inputs, self.out, self.run.log_metrics)
+            with on_page(self.name):
+                return launch.compute(stage_module(self.name), key, self.inputs, self.out, self.run.log_metrics)
         except Exception as error:
             if _disk_is_full(error):
                 message = f"{self.name}: the disk is full; free space in {settings().work}, or set TINYBERT_WORK"

@@ -2,14 +2,15 @@
 
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
-from tasks.run import Run, RunSummary
+from tasks.progress_page import offer
+from tasks.run import Run
+from tasks.summary import RunSummary
 from tinybert import suite_report
 from tinybert.config import DistillConfig
 from tinybert.suite_report import TaskLine
@@ -38,27 +39,22 @@ class Suite:
         self._name, self._tasks = name, tasks
         self._lines: list[TaskLine] = []
         self._failures: dict[str, str] = {}
-        self._begun = time.monotonic()
 
     def finished(self, task: str, config: DistillConfig, summary: RunSummary) -> None:
         """A run came to its end, whatever the gate said."""
-        made = (summary.comparison, summary.decision, self._lap(), summary.model.uri)
+        made = (summary.comparison, summary.decision, summary.seconds, summary.model.uri)
         self._lines.append(suite_report.line(task, config.benchmark, *made))
 
     def failed(self, task: str, error: Any) -> None:
         """A run failed; the others go on."""
-        self._lines.append(TaskLine(task=task, verdict="failed", seconds=self._lap()))
+        self._lines.append(TaskLine(task=task, verdict="failed"))
         self._failures[task] = str(error).partition("\n")[0] or type(error).__name__
-
-    def _lap(self) -> float:
-        before, self._begun = self._begun, time.monotonic()
-        return round(self._begun - before, 1)
 
     def show(self, run: Run) -> SuiteSummary:
         """The table so far, in both UIs; the same artifact is written anew as runs end."""
         table = suite_report.markdown(f"{self._name}: {len(self._lines)} of {self._tasks} tasks", self._lines)
         failures = "".join(f"- {task}: {why}\n" for task, why in self._failures.items())
-        create_markdown_artifact(f"{table}\n{failures}", key="suite", description=f"Suite {self._name}")
+        offer(create_markdown_artifact, f"{table}\n{failures}", key="suite", description=f"Suite {self._name}")
         average = suite_report.average(self._lines)
         summary = SuiteSummary(name=self._name, lines=self._lines, average=average, failures=self._failures)
         run.log({f"average_{name}": value for name, value in average.items()}, {"mlflow.note.content": table})

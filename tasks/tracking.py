@@ -26,6 +26,11 @@ FLOW_TAG, STAGE_TAG = "tinybert.flow_run", "tinybert.stage_run"
 PARENT_TAG = "mlflow.parentRunId"
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 """Error codes of what MLflow will never accept, as opposed to not now."""
+_USER = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+_PASSWORD = f"it asks for a password (401); set {_USER}"
+_RIGHT = f"it denies access (403); let {_USER} name a user who may edit the experiment, or --allowed-hosts this host"
+LOCKED = {"UNAUTHENTICATED": _PASSWORD, "CUSTOMER_UNAUTHORIZED": _PASSWORD, "PERMISSION_DENIED": _RIGHT}
+"""What to do where MLflow answers, but not to us, by error code."""
 
 
 class Tracker:
@@ -44,9 +49,16 @@ class Tracker:
         self._experiments: dict[str, str] = {}
 
     def start_flow(self, flow_run: str, name: str, tags: dict[str, str]) -> TrackedRun:
-        """The parent run of a flow run. It is found again, and re-opened, when the flow is retried."""
+        """The parent run of a flow run. It is found again, and re-opened, when the flow is retried.
+
+        Raises:
+            InputError: MLflow answers, but not to us; unlike an outage, that does not pass by itself.
+        """
         start = Start(experiment=self.experiment, flow_run=flow_run, name=name, tags=events.allowed_tags(tags))
-        return TrackedRun(self, start)
+        run = TrackedRun(self, start)
+        if self.outage.error and (problem := locked(self.outage.error)):
+            raise InputError(f"MLflow at {events.without_credentials(self.uri)}: {problem}")
+        return run
 
     def start_stage(self, flow_run: str, name: str, tags: dict[str, str]) -> TrackedRun:
         """A new child of the flow run's parent, which is created where nobody has done so yet."""
@@ -221,6 +233,11 @@ def _key(start: Start) -> tuple[str, str]:
 def error_code(error: Exception) -> str | None:
     """What MLflow calls an error; None where it is not MLflow's."""
     return getattr(error, "error_code", None)
+
+
+def locked(error: Exception) -> str | None:
+    """What to set where MLflow refuses to listen to us; None for any other error."""
+    return LOCKED.get(error_code(error) or "")
 
 
 def _checked(uri: str) -> tuple[str, str | None]:

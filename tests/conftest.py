@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,37 @@ def shared_home(prefect_server, tmp_path_factory):
     """One installation for all tests of a module."""
     with installation(tmp_path_factory.mktemp("installation")) as directory:
         yield directory
+
+
+class RayNodes:
+    """Two nodes of a Ray cluster, of one core each, on this machine.
+
+    Attributes:
+        address: Of the head.
+        logs: Directory with all that Ray writes down.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        self.logs = logs
+        self._cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        self._cluster.add_node(**node)
+        self.address: str = self._cluster.address
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_nodes():
+    """A cluster on which two processes must be on two nodes."""
+    pytest.importorskip("prefect_ray")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        patch.setenv("RAY_TMPDIR", directory)  # a short name, because sockets lie there too
+        patch.setenv("RAY_AUTH_TOKEN", "a" * 64)  # or Ray would write one into the home directory
+        nodes = RayNodes(Path(directory))
+        yield nodes
+        nodes.end()

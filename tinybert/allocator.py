@@ -1,12 +1,17 @@
-"""The C library's memory allocator, told that a training step needs again what the last one freed."""
+"""The C library's memory allocator, told when to keep what was freed, and when to give it back."""
 
 import ctypes
 import sys
+from mmap import PAGESIZE
+
+from torch import Tensor
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Parameters of glibc's mallopt(3)."""
 _LARGEST = 2**30
 """Bytes: no larger than a block of memory that is kept, and no more than is kept unused."""
+_DONTNEED = 4
+"""Advice of Linux' madvise(2)."""
 
 
 def keep_freed_memory() -> None:
@@ -21,3 +26,27 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, _LARGEST)
+
+
+def give_back_freed_memory() -> None:
+    """Hand what is free in the heap to the system, also between blocks in use; glibc alone can do that.
+
+    Where blocks of many sizes come and go, the heap otherwise grows by the gaps between them.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def forget_pages(tensor: Tensor) -> None:
+    """Have a tensor that lies in a mapped file take no memory until it is read again, from the file then.
+
+    Called where nobody reads what was written into it since. Tensors with memory of their own keep it, and so do all
+    tensors away from Linux.
+    """
+    if sys.platform != "linux" or tensor.device.type != "cpu" or tensor.untyped_storage().resizable():
+        return
+    begin = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE  # whole pages: what else lies in the first and last stays
+    size = (tensor.data_ptr() + tensor.nbytes) // PAGESIZE * PAGESIZE - begin
+    if size > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), _DONTNEED)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +48,40 @@ def check_models(config: DistillConfig, teacher: Path, student: Path | None) -> 
         ModelError: Heads differ, the teacher has not what the student is to start from, or the vocabularies differ.
         SourceError: A directory is no model.
     """
+    for check in model_checks(config, teacher, student).values():
+        check()
+
+
+def model_checks(config: DistillConfig, teacher: Path, student: Path | None) -> dict[str, Callable[[], object]]:
+    """What `check_models` looks at, one by one, so that all that is wrong can be said at once.
+
+    Raises:
+        ModelError: A model is no encoder.
+        SourceError: A directory is no model.
+    """
     teacher_config = read_model_config(teacher)
     taught_by = _shape(teacher_config)
     shape = _shape(read_model_config(student)) if student else config.student.model_dump()
     where = "student.source" if student else "student"
-    map_layers(config.layer_map, shape["layers"], taught_by["layers"])
+    own, other = (AttentionShape(model["heads"], model["hidden"]) for model in (shape, taught_by))
+    checks: dict[str, Callable[[], object]] = {
+        "layers": lambda: map_layers(config.layer_map, shape["layers"], taught_by["layers"])
+    }
     if config.general_is_run or config.layers.enabled:
-        own, other = (AttentionShape(model["heads"], model["hidden"]) for model in (shape, taught_by))
-        attention_kind(config.layer_map, own, other, where)
-        layer_weights(config.layer_map, shape["layers"])
+        checks["heads"] = lambda: attention_kind(config.layer_map, own, other, where)
+        checks["layer weights"] = lambda: layer_weights(config.layer_map, shape["layers"])
     if student:
-        check_same_vocabulary(student, teacher)
+        checks["vocabulary"] = lambda: check_same_vocabulary(student, teacher)
     else:
-        check_start(config.student, teacher)
-    _check_length(config, teacher_config)
-    if config.augment.enabled and not config.mlm.enabled and not has_mlm_head(teacher):
+        checks["start"] = lambda: check_start(config.student, teacher)
+    checks["length"] = lambda: _check_length(config, teacher_config)
+    if config.augment.enabled and not config.mlm.enabled:
+        checks["masked language model"] = lambda: _check_proposer(teacher)
+    return checks
+
+
+def _check_proposer(teacher: Path) -> None:
+    if not has_mlm_head(teacher):
         raise ModelError(
             "augment.enabled is true, but the teacher has no masked language modelling head to propose words with; "
             "set mlm.enabled to true (and name a corpus), or augment.enabled to false"

@@ -227,6 +227,8 @@ class DistillConfig(Form):
     """Registration and promotion."""
     launch: LaunchConfig = LaunchConfig()
     """Processes and machines of the training stages."""
+    reason: str = Field("", max_length=200)
+    """Why this run is made, for those who look at it later. It changes nothing of what is computed."""
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tinybert.attention_kind import AttentionShape, attention_kind
+from tinybert.attention_kind import AttentionShape, Kind, attention_kind
 from tinybert.config import MapConfig
 from tinybert.errors import ModelError
 from tinybert.gradients import graded
@@ -121,10 +121,10 @@ class StateLearner(Learner):
 
         Where the batch carries the teacher's states as `TeacherStates` gives them, the teacher is not run.
         """
-        taught = self._taught(batch)
-        with self._student_states.capturing() as student:
-            self.student(**model_inputs(self.student, batch))
-        terms = self._terms(student, taught, batch["attention_mask"])
+        losses = self._losses(batch, self._taught(batch))
+        terms = {"embedding_loss": losses["hidden", 0], "hidden_loss": self._weigh(losses, "hidden")}
+        if self.attention.kind != "hidden":
+            terms["attention_loss"] = self._weigh(losses, self.attention.kind)
         weights = {
             "embedding_loss": self._config.embedding_weight,
             "hidden_loss": self._config.hidden_weight,
@@ -143,20 +143,24 @@ class StateLearner(Learner):
             )
         return self._teacher[0].states(batch)
 
-    def _terms(self, student: States, taught: States, mask_BL: Tensor) -> dict[str, Tensor]:
-        """Takes the states out, layer by layer: at no time is more in memory than the losses to come will read."""
-        hidden = [
-            self._hidden_loss(student.hidden.pop(m), taught.hidden.pop(layer), mask_BL, m)
-            for m, layer in enumerate((0, *self._mapped))
-        ]
-        terms = {"embedding_loss": hidden[0], "hidden_loss": self._weigh(hidden[1:])}
-        if self.attention.kind != "hidden":
-            own, other = (getattr(states, self.attention.kind) for states in (student, taught))
-            layers = enumerate(self._mapped, start=1)
-            terms["attention_loss"] = self._weigh(
-                self._attention_loss(own.pop(m), other.pop(layer), mask_BL) for m, layer in layers
-            )
-        return terms
+    def _losses(self, batch: dict[str, Tensor], taught: States) -> dict[tuple[Kind, int], Tensor]:
+        """The loss of each state of the student, computed as soon as it is there.
+
+        The teacher's are taken out as they are read, so at no time is more in memory than the losses to come will read.
+        """
+        losses: dict[tuple[Kind, int], Tensor] = {}
+        mask_BL, teacher_layers = batch["attention_mask"], (0, *self._mapped)
+
+        def compare(part: Kind, m: int, own: Tensor) -> None:
+            other = getattr(taught, part).pop(teacher_layers[m])
+            if part == "hidden":
+                losses[part, m] = self._hidden_loss(own, other, mask_BL, m)
+            else:
+                losses[part, m] = self._attention_loss(own, other, mask_BL)
+
+        with self._student_states.capturing(compare):
+            self.student(**model_inputs(self.student, batch))
+        return losses
 
     def _hidden_loss(self, student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor, m: int) -> Tensor:
         return graded(lambda own: hidden_loss(own, teacher_BLD, mask_BL), self.projections(student_BLD, m))
@@ -168,8 +172,8 @@ class StateLearner(Learner):
         heads = self.attention.relation_heads
         return graded(lambda own: relation_loss(own, teacher, mask_BL, heads), student)
 
-    def _weigh(self, terms: Iterable[Tensor]) -> Tensor:
-        return _sum(weight * term for weight, term in zip(self._layer_weights, terms, strict=True))
+    def _weigh(self, losses: dict[tuple[Kind, int], Tensor], part: Kind) -> Tensor:
+        return _sum(weight * losses[part, m] for m, weight in enumerate(self._layer_weights, start=1))
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from tinybert.kinds import kind_of
 from tinybert.page_kinds import WORDS, ask_directory, ask_registered, ask_transformers, heading
 from tinybert.released import INT8, Released
 
-RECIPE_WITHOUT = {"name", "evaluate", "gate", "publish", "launch"}
+RECIPE_WITHOUT = {"name", "reason", "evaluate", "gate", "publish", "launch"}
 """Boxes of the form that do not shape the student."""
 LABELS_SHOWN, WEAK_SHOWN = 50, 5
 WEAK = 0.8

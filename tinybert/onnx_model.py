@@ -199,7 +199,7 @@ class OnnxModel:
         """The student's config, as transformers reads it."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self._directory)
+        return AutoConfig.from_pretrained(self._directory, trust_remote_code=False)
 
     def eval(self) -> "OnnxModel":
         """Nothing to change: it cannot be trained."""

@@ -38,6 +38,10 @@ class States:
     relations: dict[int, Tensor] = field(default_factory=dict)
     """(B, 3, L, D) each: queries, keys and values, heads side by side."""
 
+    def keep(self, part: Kind, layer: int, state: Tensor) -> None:
+        """Put a layer's state into the dictionary of its name."""
+        getattr(self, part)[layer] = state
+
 
 def tapped_attention(
     module: nn.Module,
@@ -127,7 +131,7 @@ class StateCapture:
 
     def __init__(self, model: PreTrainedModel, layers: Iterable[int], kind: Kind = "scores") -> None:
         self._kind = kind
-        self._states: States | None = None
+        self._keep: Callable[[Kind, int, Tensor], None] | None = None
         stack = transformer_layers(model)
         observe = None if kind == "hidden" else _way_to_observe(model)
         for layer in layers:
@@ -139,22 +143,28 @@ class StateCapture:
                 observe(stack[layer - 1], partial(self._take, layer))
 
     @contextmanager
-    def capturing(self) -> Iterator[States]:
-        """Collect the states of the forward pass inside the block; outside of it nothing is kept."""
-        self._states = States()
+    def capturing(self, keep: Callable[[Kind, int, Tensor], None] | None = None) -> Iterator[States]:
+        """Collect the states of the forward pass inside the block; outside of it nothing is kept.
+
+        Args:
+            keep: Is handed each state as soon as it is computed, after its name in `States` and its layer; the states
+                that the block gives then stay empty.
+        """
+        states = States()
+        self._keep = keep or states.keep
         try:
-            yield self._states
+            yield states
         finally:
-            self._states = None
+            self._keep = None
 
     def _embedding_hook(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._states is not None:
-            self._states.hidden[0] = args[0] if args else kwargs["hidden_states"]
+        if self._keep is not None:
+            self._keep("hidden", 0, args[0] if args else kwargs["hidden_states"])
 
     def _hidden_hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if self._states is not None:
-                self._states.hidden[layer] = output[0] if isinstance(output, tuple) else output
+            if self._keep is not None:
+                self._keep("hidden", layer, output[0] if isinstance(output, tuple) else output)
 
         return hook
 
@@ -168,15 +178,17 @@ class StateCapture:
         scaling: float | None = None,
     ) -> Tensor | None:
         """Keep what is wanted of a layer's attention; gives the scores (B, H, L, L) where they are."""
-        if self._states is None:
+        if self._keep is None:
             return None
         if self._kind == "relations":
             parts_BLD = (part_BHLd.transpose(1, 2).flatten(2) for part_BHLd in (query_BHLd, key_BHLd, value_BHLd))
-            self._states.relations[layer] = torch.stack(list(parts_BLD), dim=1)
+            self._keep("relations", layer, torch.stack(list(parts_BLD), dim=1))
             return None
         scores_BHLL = unnormalised_scores(query_BHLd, key_BHLd, scaling)
-        self._states.scores[layer] = scores_BHLL if bias_BHLL is None else scores_BHLL + bias_BHLL
-        return self._states.scores[layer]
+        if bias_BHLL is not None:
+            scores_BHLL = scores_BHLL + bias_BHLL
+        self._keep("scores", layer, scores_BHLL)
+        return scores_BHLL
 
 
 def _way_to_observe(model: PreTrainedModel) -> Callable[[nn.Module, Callable[..., Tensor | None]], None]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, set_seed
 
 from tinybert.checks import check_start
 from tinybert.config import StudentConfig
 from tinybert.families import LAYER_MODULES, shape_fields
+from tinybert.models import load_config
 from tinybert.narrowing import copy_outside, main_directions, narrow, narrow_ffn
 from tinybert.states import transformer_layers
 
@@ -54,10 +55,10 @@ def build_student(
     """
     check_start(student, teacher)
     set_seed(seed)
-    model = AutoModel.from_config(student_config(student, AutoConfig.from_pretrained(teacher)))
+    model = AutoModel.from_config(student_config(student, load_config(teacher)))
     if student.start == "random":
         return model, None
-    encoder = AutoModel.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32)
+    encoder = AutoModel.from_pretrained(teacher, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
     if student.hidden == encoder.config.hidden_size:
         _copy(model, encoder, mapped)
         return model, None

@@ -29,7 +29,7 @@ class TaskLine(BaseModel):
     megabytes: float | None = None
     rows: int | None = None
     verdict: str
-    seconds: float
+    seconds: float | None = None
     model: str | None = None
     """URI of the package."""
 
@@ -87,7 +87,7 @@ def table_rows(lines: Sequence[TaskLine]) -> list[list[str]]:
     """The lines as rows of text, the heading first, the average last."""
     means = average(lines)
     last = ["average", "", *(_percent(means.get(name)) for name in ("teacher", "student", "retention"))]
-    return [list(HEADINGS), *map(_row, lines), [*last, "", "", "", "", _minutes(sum(e.seconds for e in lines))]]
+    return [list(HEADINGS), *map(_row, lines), [*last, "", "", "", "", _minutes(sum(e.seconds or 0 for e in lines))]]
 
 
 def _row(entry: TaskLine) -> list[str]:
@@ -107,8 +107,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def markdown(name: str, lines: Sequence[TaskLine]) -> str:

@@ -214,7 +214,10 @@ class SlowReader(Reader):
         from transformers import AutoTokenizer
 
         super().__init__(directory, max_length, kind)
-        self._lock, self._tokenizer = threading.Lock(), AutoTokenizer.from_pretrained(directory)
+        self._lock, self._tokenizer = (
+            threading.Lock(),
+            AutoTokenizer.from_pretrained(directory, trust_remote_code=False),
+        )
 
     def read(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Reading:
         """Cut twice, at one token more to see whether there are any."""

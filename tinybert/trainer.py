@@ -212,10 +212,11 @@ class StageTrainer(Trainer):
         Raises:
             QualityError: It is not finite.
         """
-        if self._latest is None or torch.isfinite(self._latest[0]):
+        latest, self._latest = self._latest, None  # a batch that was well is of no use any more
+        if latest is None or torch.isfinite(latest[0]):
             return
         path = self._resume / f"not-finite-step-{self.state.global_step}.safetensors"
-        loss, batch = self._latest
+        loss, batch = latest
         safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
         raise QualityError(not_finite(self._what, float(loss), self.state.global_step, str(path)))
 

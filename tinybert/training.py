@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 from transformers import TrainerState
 
+from tinybert.allocator import give_back_freed_memory
 from tinybert.batches import Rows
 from tinybert.dropout import set_dropout
 from tinybert.interruption import Interruption
@@ -61,7 +62,7 @@ def train(
     for directory in (out, resume):
         directory.mkdir(parents=True, exist_ok=True)
     set_dropout(learner, optim.dropout)
-    shrunk = Shrunk(learner, rows.tokens())
+    shrunk = Shrunk(learner, rows.tokens(), resume)
     with Interruption() as interruption:
         trainer = StageTrainer(what, learner, rows, optim, resume, validation, interruption)
         trainer.add_callback(Reporter(what, trainer.batches.steps, on_metrics, trainer.mean_terms))
@@ -69,6 +70,7 @@ def train(
         begun = time.monotonic()
         state = trainer.run()
         seconds = time.monotonic() - begun
+    give_back_freed_memory()
     chosen = _keep_chosen(learner, shrunk, state, validation, out)
     return {
         "steps": float(state.global_step),

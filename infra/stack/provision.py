@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import DeploymentSchedule, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
@@ -46,7 +48,45 @@ CRASHED = AutomationCore(
     actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat for 90 seconds: its process is gone.")],
 )
 
-AUTOMATIONS = (CRASHED,)
+FLOWS = ("distill", "pretrain", "retrain", "suite")
+"""Those that go on where they stopped: what is finished is cached, what is being trained has checkpoints."""
+
+LIVES = 3
+"""How often a run is started at most."""
+
+RESUMED = AutomationCore(
+    name="crashed runs go on at their last checkpoint",
+    description=(
+        f"A run that crashed is put back in the queue, {LIVES - 1} times at most: whatever happens to a run once it "
+        "has been put back, it is put back again only after it has been running again."
+    ),
+    trigger=EventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        match=ResourceSpecification(
+            {
+                "prefect.resource.id": ["prefect.flow-run.*"],
+                "prefect.run-count": [str(count) for count in range(1, LIVES)],  # 0: it could not even be started
+            }
+        ),
+        match_related=[
+            ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*FLOWS]}),
+            ResourceSpecification({"prefect.resource.role": ["deployment"]}),  # no worker would take up others
+        ],
+        for_each={"prefect.resource.id", "prefect.run-count"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(days=1),  # a second crash at the same count, of a run that could not be started, is let be
+    ),
+    actions=[
+        ChangeFlowRunState(
+            name="AwaitingRetry",
+            state=StateType.SCHEDULED,
+            message="It crashed; put back by an automation, it goes on at its last checkpoint.",
+        )
+    ],
+)
+
+AUTOMATIONS = (CRASHED, RESUMED)
 
 
 def provision() -> None:
@@ -109,8 +149,22 @@ def make_samples() -> None:
 
 
 def deploy() -> None:
-    """The deployments of prefect.yaml, as they stand there now."""
-    _run("prefect", "--no-prompt", "deploy", "--all")
+    """The deployments of prefect.yaml as they stand there now; whether a schedule is active is the user's choice."""
+    with get_client(sync_client=True) as client:
+        chosen = {key: schedule.active for key, schedule in _schedules(client).items()}
+        _run("prefect", "--no-prompt", "deploy", "--all")
+        for (deployment, slug), schedule in _schedules(client).items():
+            active = chosen.get((deployment, slug), schedule.active)
+            if active != schedule.active:
+                client.update_deployment_schedule(deployment, schedule.id, active=active)
+
+
+def _schedules(client: SyncPrefectClient) -> dict[tuple[UUID, str | None], DeploymentSchedule]:
+    """Those of all deployments, by deployment and slug."""
+    found: list[DeploymentResponse] = []
+    while len(page := client.read_deployments(limit=200, offset=len(found))) > 0:
+        found += page
+    return {(deployment.id, schedule.slug): schedule for deployment in found for schedule in deployment.schedules}
 
 
 def _run(*module_and_arguments: str) -> None:

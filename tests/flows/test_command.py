@@ -3,7 +3,8 @@
 import pytest
 
 from flows.command import show, where
-from tasks.run import RunSummary, _columns
+from tasks.run import _columns
+from tasks.summary import RunSummary
 from tinybert.refs import ModelRef
 from tinybert.released import Released, Variant
 

@@ -18,11 +18,11 @@ from flows.command import preset, show, where
 from flows.distill import distill, planned
 from flows.score import score
 from tasks import policy
-from tasks.run import RunSummary
+from tasks.summary import RunSummary
 from tinybert.cli import validated
 from tinybert.config import DistillConfig
 from tinybert.digest import content_digest
-from tinybert.errors import ConfigError, DataError, ModelError, SourceError
+from tinybert.errors import ConfigError, DataError, InputError
 from tinybert.form import merge
 from tinybert.score_config import ScoreConfig
 
@@ -91,6 +91,9 @@ def test_mlflow_has_the_parent_and_a_child_per_stage(first, shared_home):
     assert parent.data.params["student.layers"] == "2"
     assert parent.data.metrics["retention"] == pytest.approx(first.comparison["retention"])
     assert parent.data.tags["prefect.flow_run_name"] == "smoke"
+    assert parent.data.tags["preflight"] == "10 ok"
+    assert parent.data.metrics["estimated_hours"] > 0
+    assert parent.data.metrics["estimated_gigabytes"] > 0
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"summary.md", "comparison.png", "config.json", "report.html"} <= names
     served = first.comparison["student"]  # too few rows to show that int8 loses nothing
@@ -237,11 +240,15 @@ def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"data": {"source": "file:/nowhere/rows.csv"}}, SourceError, "file:/nowhere/rows.csv: found nothing at"),
+        (
+            {"data": {"source": "file:/nowhere/rows.csv"}},
+            InputError,
+            "1 thing is wrong: data.source: file:/nowhere/rows.csv: found nothing at",
+        ),
         (
             {"student": {"heads": 2}, "layer_map": {"attention": "scores"}},
-            ModelError,
-            "student.heads: found 2; the attention loss needs as many",
+            InputError,
+            "1 thing is wrong: heads: student.heads: found 2; the attention loss needs as many",
         ),
         ({"data": {"label": "mood"}}, DataError, "rows.csv: no column 'mood'; it has label, text"),
     ],

@@ -23,8 +23,13 @@ class Recorder:
 
     def always(self, task, *args):
         states = SimpleNamespace(mapped=[2, 4] if self.states else [])
-        sources = dict.fromkeys(("data", "teacher", "validation", "test", "vectors", "thesaurus"), "source")
-        return SimpleNamespace(**sources, student=None, corpus=None, translators=[], states=states, labels=["a", "b"])
+        named = dict.fromkeys(("data", "teacher", "validation", "test", "vectors", "thesaurus"), "source")
+        others = {"student": None, "corpus": None, "translators": [], "states": states, "labels": ["a", "b"]}
+        report = SimpleNamespace(totals={}, summary="10 ok")
+        return SimpleNamespace(sources=SimpleNamespace(**named, **others), report=report)
+
+    def log(self, metrics, tags):
+        pass
 
     def map(self, task, calls, launch):
         return [self(task, *call) for call in calls]

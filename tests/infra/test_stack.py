@@ -95,7 +95,7 @@ def test_what_it_is_given_outlives_stops_and_kills(stack):
 
     assert "smoke" in names(asked(f"{api}/deployments/filter"))
     assert names(asked(f"{api}/v2/concurrency_limits/filter")) == {"accelerator", "promotions"}
-    assert len(asked(f"{api}/automations/filter")) == 1
+    assert len(asked(f"{api}/automations/filter")) == 4
     assert httpx.get(f"{tracking}/experiments/search", headers={"Host": "evil.example"}).status_code == 403
     bucket = bucket_client(known)
     with pytest.raises(ClientError, match="AccessDenied"):

@@ -247,10 +247,11 @@ def ray_logs(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_workers_of_a_ray_cluster_train_what_one_process_trains(trained, ray_logs, monkeypatch):
+def test_two_nodes_of_a_ray_cluster_train_what_one_process_trains(trained, ray_nodes, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never-to-be-written-down")
-    check_equal(trained(RAY), trained(LaunchConfig()))
-    left = [path for path in ray_logs.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
+    there = LaunchConfig(processes=2, engine="ray", address=ray_nodes.address)
+    check_equal(trained(there), trained(LaunchConfig()))
+    left = [path for path in ray_nodes.logs.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
     assert len(left) > 5
     assert not [path for path in left if b"never-to-be-written-down" in path.read_bytes()]
     assert not [*(trained.home / "store").glob("checkpoints/*")]

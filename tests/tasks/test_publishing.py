@@ -69,7 +69,7 @@ def stored(tmp_path, kind, ref, **files):
     return ref(uri=found.uri, digest=found.digest)
 
 
-def publish_as(tmp_path, name, student, package=None, against="now", **decision):
+def publish_as(tmp_path, name, student, package=None, against="now", made_from=None, **decision):
     """Publish a student, judged against the champion there is now, or against another."""
     exported = stored(tmp_path, "model", ModelRef, student=student)
     found = find_champion.fn(name, exported) if against == "now" else against
@@ -81,6 +81,7 @@ def publish_as(tmp_path, name, student, package=None, against="now", **decision)
         found,
         stored(tmp_path, "report", ReportRef, decision=DECISION | decision),
         stored(tmp_path, "report", ReportRef, comparison=COMPARISON),
+        made_from,
     )
 
 
@@ -121,6 +122,16 @@ def test_the_first_student_becomes_champion_and_tells_its_story(publish, name, t
     wanted |= {"kind": "classification", "metric": "accuracy"}
     assert wanted.items() <= found.tags.items()
     assert not {"gate.against", "gate.force"} & found.tags.keys()
+
+
+def test_a_version_tells_what_the_newest_run_made_it_from(publish, name):
+    told = [{"made_from.data": digest, "made_from.code": "c"} for digest in "ab"]
+    publish("a", made_from=told[0])
+    assert told[0].items() <= registry().model(name).get("1").tags.items()
+    assert publish("a", made_from=told[1]).outcome == "unchanged"
+    assert told[1].items() <= registry().model(name).get("1").tags.items()
+    publish("a")
+    assert told[1].items() <= registry().model(name).get("1").tags.items()
 
 
 def test_a_better_student_takes_the_champions_place(publish, name):

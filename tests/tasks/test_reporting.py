@@ -6,7 +6,7 @@ import pytest
 
 from tasks.connections import store, tracker
 from tasks.reporting import write_report
-from tasks.run import StageTime
+from tasks.summary import StageTime
 from tests.conftest import installation
 from tinybert.errors import DataError
 from tinybert.refs import ModelRef, ReportRef

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 
 from tasks import store as store_module
+from tasks.bucket import Bucket
 from tasks.folder import MANIFEST, STAGING
-from tasks.store import Store, copy_to, fetch_source, is_stored, names_at
+from tasks.store import Artifact, Pointer, Store, copy_to, fetch_source, is_stored, names_at
 from tinybert.digest import content_digest
 from tinybert.errors import IntegrityError, StoreError, TransientError
 from tinybert.refs import Ref
@@ -351,7 +353,7 @@ def put_and_kill(place: Place, model: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from tasks import folder, store
+from tasks import bucket, folder, store
 
 def halfway(*args):
     verify(*args)
@@ -359,7 +361,7 @@ def halfway(*args):
     time.sleep(60)
 
 verify = folder.verify
-folder.verify = store.verify = halfway
+folder.verify = bucket.verify = halfway
 store.Store(sys.argv[1], Path(sys.argv[2])).put("model", Path(sys.argv[3]))
 """
     command = [sys.executable, "-c", script, place.store.root, str(place.store.cache), str(model)]
@@ -523,6 +525,210 @@ def test_a_half_deleted_artifact_is_none(place: Place, model: Path, monkeypatch)
     assert read_files(place.store.get(place.store.put("model", model))) == files
 
 
+HOUR, DAY = 3600.0, 24 * 3600.0
+
+
+def make_older(place: Place, name: str, seconds: float, monkeypatch) -> None:
+    """Sets back the time of a file; on S3, where nobody can, this machine's clock goes on instead."""
+    if isinstance(place.files, FolderFiles):
+        os.utime(place.files.root / name, (time.time() - seconds,) * 2)
+    else:
+        later = time.time() + seconds
+        monkeypatch.setattr("tasks.bucket.time.time", lambda: later)
+
+
+def listed(place: Place) -> dict[str, Artifact]:
+    return {artifact.ref.digest: artifact for artifact in place.store.artifacts()}
+
+
+def test_artifacts_and_pointers_are_listed(place: Place, model: Path, tmp_path: Path):
+    assert list(place.store.artifacts()) == list(place.store.pointers()) == []
+    began = time.time()
+    one = place.store.put("model", model)
+    two = place.store.put("a-dataset", write_files(tmp_path / "rows", {"rows": b"12345", "more/rows": b"678"}))
+    place.store.point("resume", "layers-1.x", {"a": one})
+    place.files.write("results/prepare-1", b"Prefect's")
+    place.files.write(f"model/{STAGING}x/content/file", b"half")
+    place.files.write(f"model/{'9' * 64}/deep/file", b"without a manifest")
+    found = listed(place)
+    assert found.keys() == {one.digest, two.digest, "9" * 64}
+    assert (found[one.digest].ref, found[two.digest].ref) == (one, two)
+    assert {digest: artifact.kind for digest, artifact in found.items()} == {
+        one.digest: "model",
+        two.digest: "a-dataset",
+        "9" * 64: "model",
+    }
+    manifest = len(place.files.read(f"{place.inside(two)}/{MANIFEST}"))
+    assert (found[two.digest].size, found[two.digest].whole) == (5 + 3 + manifest, True)
+    assert (found["9" * 64].size, found["9" * 64].whole) == (len("without a manifest"), False)
+    [pointer] = place.store.pointers()
+    assert (pointer.kind, pointer.key) == ("resume", "layers-1.x")
+    for item in (*found.values(), pointer):
+        assert began - 2 <= item.modified <= time.time() + 2
+
+
+def test_a_listing_of_more_than_one_page(bucket: Place, monkeypatch):
+    for number in range(8):
+        bucket.files.write(f"model/{'9' * 64}/part-{number}", b"x")
+    pages, call = [], BaseClient._make_api_call
+
+    def three_a_page(self, operation: str, arguments: dict):
+        pages.append(operation)
+        return call(self, operation, {**arguments, "MaxKeys": 3})
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", three_a_page)
+    assert listed(bucket)["9" * 64].size == 8
+    assert pages == ["ListObjectsV2"] * 3
+
+
+def test_sizes(place: Place, model: Path, tmp_path: Path):
+    ref = place.store.put("model", model)
+    assert place.store.size(ref) == sum(map(len, FILES.values()))
+    other = place.store.put("model", write_files(tmp_path / "other", {"x": b"123"}))
+    place.store.put("report", write_files(tmp_path / "report", {"x": b"123"}))
+    manifests = {r: len(place.files.read(f"{place.inside(r)}/{MANIFEST}")) for r in (ref, other)}
+    sizes = place.store.sizes()
+    assert sizes.keys() == {"model", "report"}
+    assert sizes["model"] == place.store.size(ref) + 3 + sum(manifests.values())
+    with pytest.raises(StoreError, match="no such artifact"):
+        place.store.size(absent_ref(place.store.root))
+
+
+@pytest.mark.parametrize("use", ["holds", "put"])
+def test_what_is_used_becomes_young(place: Place, model: Path, monkeypatch, use: str):
+    ref = place.store.put("model", model)
+    body = place.files.read(f"{place.inside(ref)}/{MANIFEST}")
+    make_older(place, f"{place.inside(ref)}/{MANIFEST}", 40 * DAY, monkeypatch)
+    before = listed(place)[ref.digest].modified
+    if isinstance(place.files, BucketFiles):
+        time.sleep(1.1)  # S3 counts seconds
+    assert place.store.holds(ref) if use == "holds" else place.store.put("model", model) == ref
+    assert listed(place)[ref.digest].modified > before
+    assert place.files.read(f"{place.inside(ref)}/{MANIFEST}") == body
+
+
+def test_what_is_young_is_not_written_again(bucket: Place, model: Path, monkeypatch):
+    ref = bucket.store.put("model", model)
+    called, call = [], BaseClient._make_api_call
+
+    def counted(self, operation: str, arguments: dict):
+        called.append(operation)
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", counted)
+    assert bucket.store.holds(ref)
+    assert called == ["GetObject"]
+
+
+def test_an_artifact_deleted_while_it_becomes_young_stays_deleted(bucket: Place, model: Path, monkeypatch):
+    ref = bucket.store.put("model", model)
+    key, call = f"{bucket.inside(ref)}/{MANIFEST}", BaseClient._make_api_call
+    make_older(bucket, key, 40 * DAY, monkeypatch)
+
+    def deleted_meanwhile(self, operation: str, arguments: dict):
+        if operation == "PutObject":
+            call(self, "DeleteObject", {"Bucket": arguments["Bucket"], "Key": arguments["Key"]})
+        return call(self, operation, arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("botocore.client.BaseClient._make_api_call", deleted_meanwhile)
+        assert not bucket.store.holds(ref)
+    assert key not in bucket.files.names()
+
+
+def test_who_may_not_write_finds_artifacts_all_the_same(bucket: Place, model: Path, monkeypatch):
+    ref = bucket.store.put("model", model)
+    make_older(bucket, f"{bucket.inside(ref)}/{MANIFEST}", 40 * DAY, monkeypatch)
+    call = BaseClient._make_api_call
+
+    def denied(self, operation: str, arguments: dict):
+        if operation == "PutObject":
+            answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            raise ClientError(answer, operation)
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", denied)
+    assert bucket.store.holds(ref)
+
+
+def test_a_local_copy_that_is_read_becomes_young(bucket: Place, model: Path):
+    local = bucket.store.get(bucket.store.put("model", model))
+    os.utime(local / MANIFEST, (0, 0))
+    bucket.store.get(bucket.store.put("model", model))
+    assert (local / MANIFEST).stat().st_mtime > time.time() - HOUR
+
+
+def test_only_what_nobody_used_since_expires(place: Place, model: Path, tmp_path: Path):
+    refs = [place.store.put("model", path) for path in (model, write_files(tmp_path / "other", {"x": b"1"}))]
+    old, kept = (listed(place)[ref.digest] for ref in refs)
+    local = place.store.get(refs[0])
+    assert not place.store.expire(old, old.modified)
+    assert place.store.holds(refs[0])
+    assert place.store.expire(old, time.time() + HOUR)
+    assert listed(place) == {kept.ref.digest: kept}
+    assert not local.exists()
+    assert not place.store.expire(old, time.time() + HOUR)
+
+
+def test_an_artifact_used_after_it_was_listed_does_not_expire(folder: Place, model: Path):
+    ref = folder.store.put("model", model)
+    os.utime(folder.files.root / folder.inside(ref) / MANIFEST, (0, 0))
+    [old] = folder.store.artifacts()
+    assert old.modified == 0
+    assert folder.store.holds(ref)
+    assert not folder.store.expire(old, time.time() - DAY)
+    assert read_files(folder.store.get(ref)) == FILES
+
+
+def test_what_a_killed_writer_left_expires(place: Place, model: Path):
+    place.files.write(f"model/{'9' * 64}/file", b"half")
+    [left] = place.store.artifacts()
+    assert not place.store.expire(left, left.modified)
+    assert place.store.expire(left, time.time() + HOUR)
+    assert place.files.names() == set()
+
+
+def test_only_a_pointer_that_nobody_set_since_expires(place: Place):
+    for key in ("one", "two"):
+        place.store.point("resume", key, {"a": some_ref(place, "1")})
+    one, two = sorted(place.store.pointers(), key=lambda pointer: pointer.key)
+    assert not place.store.expire_pointer(one, one.modified)
+    assert place.store.expire_pointer(one, time.time() + HOUR)
+    assert [pointer.key for pointer in place.store.pointers()] == ["two"] == [two.key]
+    assert not place.store.expire_pointer(one, time.time() + HOUR)
+
+
+def test_staging_directories_are_swept(folder: Place, model: Path):
+    folder.store.put("model", model)
+    kept = folder.files.names()
+    for name, seconds in {"model/.staging-old": 2 * DAY, "pointers/resume/.staging-new": 0}.items():
+        folder.files.write(f"{name}/content/file", b"1234")
+        os.utime(folder.files.root / name, (time.time() - seconds,) * 2)
+    assert folder.store.sweep(time.time() - DAY, dry_run=True) == (1, 4)
+    assert len(folder.files.names()) == len(kept) + 2
+    assert folder.store.sweep(time.time() - DAY, dry_run=False) == (1, 4)
+    assert folder.files.names() == kept | {"pointers/resume/.staging-new/content/file"}
+
+
+def test_uploads_in_parts_that_never_ended_are_aborted(bucket: Place, s3):
+    client, places = s3.client(), {}
+    for name in (f"model/{'9' * 64}/model.bin", "mlflow/1/model.bin"):
+        key = f"{bucket.files.prefix}/{name}"
+        upload = client.create_multipart_upload(Bucket=s3.bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=s3.bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+        places[key] = upload
+
+    def uploads() -> set[str]:
+        found = client.list_multipart_uploads(Bucket=s3.bucket, Prefix=bucket.files.prefix).get("Uploads", [])
+        return {upload["Key"] for upload in found}
+
+    assert bucket.store.sweep(time.time() - HOUR, dry_run=False) == (0, 0)
+    assert bucket.store.sweep(time.time() + HOUR, dry_run=True) == (1, 1000)
+    assert uploads() == places.keys()
+    assert bucket.store.sweep(time.time() + HOUR, dry_run=False) == (1, 1000)
+    assert uploads() == {f"{bucket.files.prefix}/mlflow/1/model.bin"}
+
+
 def every_call(root: str, model: Path, tmp_path: Path) -> list:
     store = Store(root, tmp_path / "cache")
     return [
@@ -535,6 +741,12 @@ def every_call(root: str, model: Path, tmp_path: Path) -> list:
         lambda: store.point("resume", "key", {"a": absent_ref(root)}),
         lambda: store.pointed("resume", "key"),
         lambda: store.unpoint("resume", "key"),
+        lambda: store.size(absent_ref(root)),
+        lambda: list(store.artifacts()),
+        lambda: list(store.pointers()),
+        lambda: store.expire(Artifact("model", absent_ref(root), 1, 0.0, True), 1.0),
+        lambda: store.expire_pointer(Pointer("resume", "key", 0.0), 1.0),
+        lambda: store.sweep(0.0, True),
     ]
 
 
@@ -543,7 +755,7 @@ def chain(error: BaseException | None) -> str:
     return "" if error is None else f"{error!r} {error} {chain(error.__cause__ or error.__context__)}"
 
 
-@pytest.mark.parametrize("call", range(9))
+@pytest.mark.parametrize("call", range(15))
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -577,7 +789,7 @@ def test_no_such_bucket(call: int, s3, model: Path, tmp_path: Path):
 def test_a_busy_server_is_worth_a_retry(status: int, code: str, bucket: Place, model: Path, monkeypatch):
     def busy(self, operation: str, arguments: dict):
         answer = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
-        raise store_module.aws.ClientError(answer, operation)
+        raise ClientError(answer, operation)
 
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", busy)
     with pytest.raises(TransientError, match=f"S3 is busy .{status} {code}"):
@@ -585,7 +797,7 @@ def test_a_busy_server_is_worth_a_retry(status: int, code: str, bucket: Place, m
 
 
 def test_an_upload_that_is_refused_halfway(bucket: Place, model: Path, monkeypatch):
-    monkeypatch.setattr(store_module._Bucket, "read", lambda self, name: None)
+    monkeypatch.setattr(Bucket, "touch", lambda self: False)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(StoreError, match=r"access refused.*403 SignatureDoesNotMatch"):
         bucket.store.put("model", model)
@@ -601,7 +813,7 @@ def test_a_secret_in_a_root_is_not_shown(tmp_path: Path):
 def downloads(monkeypatch) -> list[str]:
     """The keys that were really downloaded."""
     keys: list[str] = []
-    fetch = store_module._Bucket.fetch_version
+    fetch = Bucket.fetch_version
 
     def counted(self, cache: Path, key: str, tag: str, size: int) -> Path:
         known = len(list(cache.glob("*"))) if cache.is_dir() else 0
@@ -610,7 +822,7 @@ def downloads(monkeypatch) -> list[str]:
             keys.append(key.rpartition("/")[2])
         return path
 
-    monkeypatch.setattr(store_module._Bucket, "fetch_version", counted)
+    monkeypatch.setattr(Bucket, "fetch_version", counted)
     return keys
 
 

@@ -1,15 +1,19 @@
 """The augment stage on tiny real material: shards, candidates used again, pairs, recipes."""
 
+import gc
 import json
+import tracemalloc
 
 import pytest
 from datasets import Dataset
 
 from tinybert.augment_config import AugmentConfig, RecipeConfig
 from tinybert.augmentation.candidates import Proposer
+from tinybert.augmentation.recipes import Recipes
 from tinybert.data import RowWriter, TaskData, write_manifest
 from tinybert.data_config import SPLITS
 from tinybert.kinds import KINDS
+from tinybert.progress import Progress
 from tinybert.samples import sentences
 from tinybert.stages import augment
 
@@ -127,6 +131,50 @@ def test_odd_rows_do_not_end_the_stage(run, tmp_path, text):
     out, metrics = run("odd", data)
     assert metrics["rows"] == 2
     assert {origin for _, _, _, origin, _ in copies_in(out)} >= {0}
+
+
+def test_recipes_change_only_the_rows_that_are_new(run, tmp_path, monkeypatch):
+    asked = []
+    copies = Recipes.copies
+    monkeypatch.setattr(Recipes, "copies", lambda self, texts, *rest: asked.extend(texts) or copies(self, texts, *rest))
+    recipes = [RecipeConfig(kind="swap", share=0.5), RecipeConfig(kind="insert", share=0.3)]
+    config = AugmentConfig(copies=1, candidates=4, recipes=recipes)
+    before, _ = run("before", write_task(tmp_path / "old", TEXTS[:-2]), config)
+    grown = write_task(tmp_path / "new", [TEXTS[-1], *TEXTS[:-1]])
+    fresh, _ = run("fresh", grown, config)
+    asked.clear()
+    after, _ = run("after", grown, config, previous=before)
+    assert sorted(asked) == sorted(TEXTS[-2:])
+    assert copies_in(after) == copies_in(fresh)
+    assert (after / "recipes.arrow").read_bytes() == (fresh / "recipes.arrow").read_bytes()
+    asked.clear()
+    run("other", grown, config.model_copy(update={"seed": 1}), previous=before)
+    assert sorted(asked) == sorted(TEXTS)
+
+
+def test_nothing_of_rows_that_are_done_is_held(run, tmp_path, monkeypatch):
+    class Writer(RowWriter):
+        def add(self, *row):
+            super().add(*row)
+            self._flush()
+
+    class Watch(Progress):
+        def update(self, done):
+            if not tracemalloc.is_tracing():
+                tracemalloc.start()  # from the second chunk on: all is loaded by then
+            gc.collect()
+            held.append((done, tracemalloc.get_traced_memory()[0], len(given_back)))
+
+    held, given_back = [], []
+    for name, value in (("CHUNK", 30), ("RowWriter", Writer), ("Progress", Watch)):
+        monkeypatch.setattr(augment, name, value)
+    monkeypatch.setattr(augment, "give_back_freed_memory", lambda: given_back.append(1))
+    data = write_task(tmp_path / "data", [f"{text} {number}" for number in range(6) for text in TEXTS[:30]])
+    run("watched", data, AugmentConfig(copies=1, candidates=4))
+    tracemalloc.stop()
+    assert [(done, times) for done, _, times in held] == [(30 * number, number) for number in range(1, 7)]
+    # The candidates of a row alone are more than 500 bytes.
+    assert held[-1][1] - held[2][1] < 200 * 90
 
 
 # Other kinds ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tinybert.config import MapConfig
 from tinybert.distillation import Projections, StateLearner
 from tinybert.errors import ConfigError, ModelError
 from tinybert.losses import attention_loss, hidden_loss, relation_loss
+from tinybert.models import load_teacher
 from tinybert.states import StateCapture
 from tinybert.teacher_states import TeacherStates
 
@@ -96,6 +97,44 @@ def test_layer_weights_multiply_the_terms_of_their_layer(kind):
     torch.testing.assert_close(terms["hidden_loss"], 0.5 * hidden[1] + 3 * hidden[2])
     torch.testing.assert_close(terms["attention_loss"], 0.5 * attention[0] + 3 * attention[1])
     torch.testing.assert_close(terms["loss"], sum(terms[name] for name in list(terms)[1:]))
+
+
+@pytest.mark.parametrize("kind", ["scores", "relations"])
+def test_gradients_against_losses_of_all_states_at_once(kind):
+    student, teacher = encoder(2, 4, seed=1).eval(), encoder(4, 8).eval()
+    taught = states_of(copy.deepcopy(teacher), kind)
+    both = learner(student, teacher, [2, 4], attention=kind, relation_heads=2, hidden_weight=3.0)
+    trained = [parameter for parameter in both.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(both(**BATCH)["loss"], trained)
+    mask = BATCH["attention_mask"]
+    with both._student_states.capturing() as own:
+        student(**BATCH)
+    loss = hidden_loss(both.projections(own.hidden[0], 0), taught.hidden[0], mask)
+    for m, g in ((1, 2), (2, 4)):
+        loss = loss + 3 * hidden_loss(both.projections(own.hidden[m], m), taught.hidden[g], mask)
+        if kind == "scores":
+            loss = loss + attention_loss(own.scores[m], taught.scores[g], mask)
+        else:
+            loss = loss + relation_loss(own.relations[m], taught.relations[g], mask, heads=2)
+    torch.testing.assert_close(found, torch.autograd.grad(loss, trained))
+
+
+@pytest.mark.parametrize("kind", ["scores", "relations"])
+def test_teacher_states_are_gone_as_soon_as_their_losses_are_there(kind):
+    student, teacher = encoder(2, 4, seed=1), encoder(4, 8)
+    both = learner(student, teacher, [2, 4], attention=kind)
+    (runs,) = both._teacher
+    compute, given, left = runs.states, [], []
+    runs.states = lambda batch: given.append(compute(batch)) or given[0]
+
+    def note(*_):
+        left.append((sorted(given[0].hidden), sorted(getattr(given[0], kind))))
+
+    student.embeddings.register_forward_pre_hook(note)
+    for layer in student.encoder.layer:
+        layer.register_forward_hook(note)
+    both(**BATCH)
+    assert left == [([0, 2, 4], [2, 4]), ([4], [4]), ([], [])]
 
 
 FIELDS = {"scores": {}, "relations": {"attention": "relations"}, "hidden": {"attention_weight": 0.0}}
@@ -217,3 +256,19 @@ def test_equal_widths_need_no_projection(tmp_path):
     assert projections(hidden, 1) is hidden
     projections.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", [BertModel, DistilBertModel, MPNetModel])
+def test_a_teacher_loaded_in_bf16_with_the_batchs_words_gives_the_loss_of_autocast(family, tmp_path):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 4}
+    build = DistilBertConfig(vocab_size=20, dim=8, n_layers=4, n_heads=2) if family is DistilBertModel else None
+    whole = family(build or (MPNetConfig if family is MPNetModel else BertConfig)(**shape, intermediate_size=16))
+    whole.save_pretrained(tmp_path)
+    student = encoder(2, 8, seed=1).eval()
+    loaded = load_teacher(tmp_path, 4, "bf16", BATCH["input_ids"].unique().numpy())
+    plain = StateLearner(copy.deepcopy(student), whole, [2, 4], MapConfig(), "fp32")
+    prepared = StateLearner(student, loaded, [2, 4], MapConfig(), "bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, terms = plain(**BATCH), prepared(**BATCH)
+    assert all(torch.equal(terms[name], expected[name]) for name in expected)

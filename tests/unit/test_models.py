@@ -1,5 +1,8 @@
 """A teacher copied weight by weight is the one that transformers loads."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
@@ -65,6 +68,38 @@ def test_only_linear_layers_are_in_bf16(directory):
     assert {name: weight.dtype for name, weight in found.items()} == {n: w.dtype for n, w in kept.items()}
     stored = [name for name in found if not name.startswith("pooler")]  # random where the file has none
     assert all(torch.equal(found[name], kept[name]) for name in stored)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_of_some_tokens_computes_the_same_of_them(directory, precision):
+    known = BATCH["input_ids"].unique().numpy()
+    teacher = load_teacher(directory, 4, precision, known)
+    expected = states(whole(directory), 4, precision)
+    for mine, theirs in zip(states(teacher, 4, precision), expected, strict=True):
+        assert torch.equal(mine, theirs)
+    rows = whole(directory).get_input_embeddings().weight[known]
+    assert torch.equal(teacher.get_input_embeddings().weight, rows)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    with pytest.raises(IndexError):  # no other token is silently taken for one of them
+        teacher(input_ids=torch.tensor([[7, 20]]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+def test_weights_are_in_memory_once_while_a_teacher_is_loaded(tmp_path):
+    def told(name):
+        return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
+
+    shape = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 8}
+    model = BertModel(BertConfig(vocab_size=50, **shape))
+    linears = sum(4 * w.numel() for n, w in model.named_parameters() if "layer" in n and n.endswith("weight"))
+    model.save_pretrained(tmp_path)
+    del model
+    load_teacher(tmp_path, 1)  # what the first call leaves in memory is not the weights'
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = told("VmRSS")
+    load_teacher(tmp_path, 8, "bf16")
+    # Half of fp32's bytes, and no more of the mapped file than a few weights; all of it would be thrice that.
+    assert told("VmHWM") - before < 0.75 * linears
 
 
 def test_a_teacher_in_several_files_or_half_precision_is_read_too(tmp_path):

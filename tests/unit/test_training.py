@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -245,6 +246,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(rows, tmp_p
     kept, expected = load_file(path), batch_of(rows, step)
     assert kept.keys() == expected.keys()
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_a_batch_whose_loss_was_finite_is_not_kept(rows, tmp_path):
+    class Watching(Line):
+        earlier = ()
+
+        def forward(self, **batch):
+            self.alive.append(sum(tensor() is not None for tensor in self.earlier))
+            self.earlier = [weakref.ref(tensor) for tensor in batch.values()]
+            return super().forward(**batch)
+
+    learner = Watching()
+    learner.alive = []
+    fit(learner, rows, tmp_path, steps=4)
+    assert learner.alive == [0, 0, 0, 0]
 
 
 def test_no_checkpoint_and_no_score_follows_a_loss_that_is_not_finite(rows, tmp_path):

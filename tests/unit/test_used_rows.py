@@ -12,10 +12,11 @@ from tinybert import used_rows
 from tinybert.batches import Rows
 from tinybert.kinds import KINDS
 from tinybert.learner import Validation
+from tinybert.models import load_encoder
 from tinybert.supervised import SupervisedLearner
 from tinybert.training import train
 from tinybert.training_config import OptimConfig, SelectionConfig
-from tinybert.used_rows import Shrunk, UsedRows
+from tinybert.used_rows import KnownRows, Shrunk, UsedRows
 
 CLASSES = KINDS["classification"]
 WORDS = 40
@@ -133,6 +134,43 @@ def test_gradients_and_optimizer_state_are_of_used_rows_alone(model):
     shrunk.restore()
     assert type(model.get_input_embeddings()) is nn.Embedding
     assert model.get_input_embeddings().padding_idx == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_whole_table_lies_in_a_nameless_file_meanwhile(tmp_path, dtype):
+    whole = nn.Embedding(WORDS, 8, padding_idx=0, dtype=dtype)
+    before = whole.weight.detach().clone()
+    table = UsedRows(whole, torch.from_numpy(USED), tmp_path).eval()
+    assert not list(tmp_path.iterdir())
+    with torch.no_grad():
+        whole.weight.zero_()  # nobody reads it again
+        table.weight += 1
+        table.decay *= 0.5
+    before[USED] += 1
+    before[UNUSED] *= 0.5
+    assert torch.equal(table(torch.arange(WORDS)), before)
+    assert torch.equal(table.expanded().weight, before)
+
+
+def test_a_table_changed_since_it_was_loaded_stays_changed(model, tmp_path):
+    model.bert.save_pretrained(tmp_path)
+    encoder = load_encoder(tmp_path)  # its weights lie in the mapped file, until they are written to
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight += 1
+    before = encoder.get_input_embeddings().weight.detach().clone()
+    Shrunk(encoder, USED).restore()
+    assert torch.equal(encoder.get_input_embeddings().weight, before)
+
+
+def test_known_rows_are_those_of_the_embedding(model):
+    whole = model.get_input_embeddings()
+    known = KnownRows(whole, torch.from_numpy(USED))
+    ids = torch.tensor([[19, 3], [3, 0]])
+    assert torch.equal(known(ids), whole(ids))
+    assert known.weight.shape == (len(USED), 8)
+    assert not known.weight.requires_grad
+    with pytest.raises(IndexError):
+        known(torch.tensor([4]))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def passes(words: Sequence[int], tokens: int, masking: str) -> list[list[int]]:
 
 
 class Proposer:
-    """Finds candidates; keeps the neighbours of every word it was ever asked about."""
+    """Finds candidates; keeps the neighbours of every word with a vector that it was ever asked about."""
 
     def __init__(
         self,
@@ -123,9 +123,9 @@ class Proposer:
             for words, row in zip(rows, places, strict=True)
         ]
         if self.vectors is not None:
-            missing = sorted({word for row in asked for word in row if word} - self._neighbours.keys())
-            known = self.vectors.neighbours(missing, self.config.candidates)
-            self._neighbours |= {word: known.get(word, []) for word in missing}
+            known = {word for row in asked for word in row if word} & self.vectors.rows.keys()
+            missing = sorted(known - self._neighbours.keys())
+            self._neighbours |= self.vectors.neighbours(missing, self.config.candidates)
         return [[self._neighbours.get(word, []) if word else [] for word in row] for row in asked]
 
     def _jobs(

@@ -5,9 +5,12 @@ Shape suffixes: B passes, L tokens, D width, N chosen positions, V vocabulary, K
 A pass is padded to a length that follows from its own, and no forward pass has fewer than `LEAST` tokens: from there
 on matrix products give a row the same bits in whatever company it is (seen on CPUs with AMX, in bf16 and fp32). So
 candidates do not depend on the size of batches, nor on what else is augmented.
+
+Whatever the number of passes, a model sees few shapes: for each one it has met, the CPU's kernel library compiles code
+and keeps it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -145,14 +148,10 @@ class WordPredictor:
             top: Words per place at most. A place of several tokens gets words of as many ideographs.
             batch_tokens: Tokens of a forward pass at most, padding included, and at least `LEAST`.
         """
-        order: list[int] = []
-        hidden: list[Tensor] = []
-        for batch in self._batches(passes, max(batch_tokens, LEAST)):
-            hidden.append(self._hidden([passes[index] for index in batch]))
-            order += batch
-        if not hidden:
-            return []
-        words = self._words(torch.cat(hidden), [place for index in order for place in passes[index].places], top)
+        batches = list(self._batches(passes, max(batch_tokens, LEAST)))
+        order = list(chain(*batches))
+        hidden = (self._hidden([passes[index] for index in batch]) for batch in batches)
+        words = self._words(hidden, [place for index in order for place in passes[index].places], top)
         found: list[list[list[str]]] = [[] for _ in passes]
         for index in order:
             found[index] = [next(words) for _ in passes[index].places]
@@ -160,19 +159,22 @@ class WordPredictor:
 
     @staticmethod
     def _batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[int]]:
-        """Indices of passes of one padded length at a time."""
+        """Indices of passes of one padded length at a time: as many as may be, half of that and so on to `LEAST`."""
         by_length: dict[int, list[int]] = {}
         for index, row in enumerate(passes):
             by_length.setdefault(_padded(len(row.ids)), []).append(index)
         for length, members in sorted(by_length.items()):
-            size = max(1, batch_tokens // length)
-            for start in range(0, len(members), size):
+            most, fewest, start = batch_tokens // length, _fewest(length), 0
+            sizes = [size for halved in range(most.bit_length()) if (size := most >> halved) > fewest]
+            while start < len(members):
+                size = next((size for size in sizes if start + size <= len(members)), fewest)
                 yield members[start : start + size]
+                start += size
 
     def _hidden(self, rows: Sequence[Pass]) -> Tensor:
         """What the head reads at the places of a batch (N, D), rows in order."""
         length = _padded(max(len(row.ids) for row in rows))
-        filled = max(len(rows), -(-LEAST // length))
+        filled = max(len(rows), _fewest(length))
         ids_BL = torch.full((filled, length), self.tokenizer.pad_token_id or 0)
         types_BL = torch.zeros_like(ids_BL)
         sizes_B = torch.ones(filled, dtype=torch.long)
@@ -185,7 +187,7 @@ class WordPredictor:
             inputs["token_type_ids"] = types_BL
         rows_N = [at for at, row in enumerate(rows) for place in row.places for _ in place]
         places_N = [position for row in rows for position in chain(*row.places)]
-        others = [0] * (LEAST - len(rows_N))
+        others = [0] * (-len(rows_N) % LEAST)
         chosen = rows_N + others, places_N + others
         device = self.model.device
         finishing = finish_only(self.model, lambda value_BLD: value_BLD[chosen][None])
@@ -194,10 +196,10 @@ class WordPredictor:
         chosen_ND: Tensor = hidden_BLD[0] if finishing else hidden_BLD[chosen]
         return chosen_ND[: len(rows_N)]
 
-    def _words(self, hidden_ND: Tensor, places: Sequence[Sequence[int]], top: int) -> Iterator[list[str]]:
-        """Words for each place, from what the head reads at its tokens."""
-        single_N = torch.tensor([len(place) == 1 for place in places for _ in place], device=hidden_ND.device)
-        best = self._best(hidden_ND, single_N, top)
+    def _words(self, hidden: Iterable[Tensor], places: Sequence[Sequence[int]], top: int) -> Iterator[list[str]]:
+        """Words for each place, from what the head reads at its tokens, in parts (N, D) of any number."""
+        single_N = torch.tensor([len(place) == 1 for place in places for _ in place], device=self.model.device)
+        best = self._best(_blocks(hidden), single_N, top)
         for place in places:
             found = [next(best) for _ in place]
             if len(place) == 1:
@@ -205,19 +207,24 @@ class WordPredictor:
             else:
                 yield joint_candidates(found, self.is_word or (lambda _: True), top)
 
-    def _best(self, hidden_ND: Tensor, single_N: Tensor, top: int) -> Iterator[list[tuple[str, float]]]:
+    def _best(self, blocks: Iterable[Tensor], single_N: Tensor, top: int) -> Iterator[list[tuple[str, float]]]:
         """For each position its likeliest tokens as text, with their log probabilities up to a constant."""
         count = min(max(top, PER_CHARACTER), len(self._barred_V))
-        for start in range(0, len(hidden_ND), LEAST):
-            logits_NV = self._logits(hidden_ND[start : start + LEAST])
-            joint_N = (~single_N[start : start + LEAST]).nonzero()[:, 0]
-            joint_NV = logits_NV[joint_N].masked_fill_(self._not_characters_V, -torch.inf)
-            logits_NV.masked_fill_(self._barred_V, -torch.inf)
-            logits_NV[joint_N] = joint_NV
-            best_NK, tokens_NK = logits_NV.topk(count)
+        for block_ND, single in zip(blocks, single_N.split(LEAST), strict=True):
+            best_NK, tokens_NK = self._likeliest(block_ND, single, count)
             for scores, tokens in zip(best_NK.float().tolist(), tokens_NK.tolist(), strict=True):
                 likely = zip(tokens, scores, strict=True)
                 yield [(self.words[token], score) for token, score in likely if score > -torch.inf]
+
+    def _likeliest(self, block_ND: Tensor, single_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Scores and ids of so many tokens for each position of a block, words or, where not single, characters."""
+        logits_NV = self._logits(block_ND)
+        joint_N = (~single_N).nonzero()[:, 0]
+        joint_NV = logits_NV[joint_N].masked_fill_(self._not_characters_V, -torch.inf)
+        logits_NV.masked_fill_(self._barred_V, -torch.inf)
+        logits_NV[joint_N] = joint_NV
+        best = logits_NV.topk(count)
+        return best.values, best.indices
 
     def _logits(self, block_ND: Tensor) -> Tensor:
         """What the head says of at most `LEAST` positions (N, V), computed for exactly so many."""
@@ -229,3 +236,20 @@ class WordPredictor:
 
 def _padded(length: int) -> int:
     return -(-length // GRAIN) * GRAIN
+
+
+def _blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same rows, `LEAST` at a time, as soon as there are so many."""
+    rest_ND: Tensor | None = None
+    for part_ND in parts:
+        rest_ND = part_ND if rest_ND is None else torch.cat([rest_ND, part_ND])
+        while len(rest_ND) >= LEAST:
+            yield rest_ND[:LEAST]
+            rest_ND = rest_ND[LEAST:]
+    if rest_ND is not None and len(rest_ND):
+        yield rest_ND
+
+
+def _fewest(length: int) -> int:
+    """Rows of so many tokens that a forward pass has at least."""
+    return -(-LEAST // length)

@@ -23,8 +23,8 @@ from tinybert.augmentation.letters import IDEOGRAPHS
 from tinybert.augmentation.words import Language, Word, eligible_words
 from tinybert.errors import ConfigError, ModelError, SourceError
 
-CHOICES, BATCH_TOKENS, BATCH_TEXTS = 15, 8192, 32
-"""Words that an inserted one is chosen from (K of the paper); tokens of a forward pass; texts translated together."""
+BATCH_TEXTS = 32
+"""Texts translated together."""
 _GAP, _GONE = "\x00", "\x01"
 _GONE_WORDS = re.compile(rf"^(?:\s*{_GONE})+\s*|(?:\s+{_GONE})+(?=[\s,.;:!?)]|$)|{_GONE}")
 """Deleted words, with one of the two spaces around each."""
@@ -60,28 +60,27 @@ class Recipes:
 
     def __init__(
         self,
-        configs: Sequence[RecipeConfig],
-        seed: int,
+        config: AugmentConfig,
         language: Language,
         masked_lm: Path | None = None,
         thesaurus: Path | None = None,
         translator: Path | None = None,
         back_translator: Path | None = None,
     ) -> None:
-        def load(config: RecipeConfig) -> Draw:
-            if config.kind == "insert":
+        def load(recipe: RecipeConfig) -> Draw:
+            if recipe.kind == "insert":
                 assert masked_lm, "insert needs a masked language model"
-                return _insertions(masked_lm, config.share, language)
-            if config.kind == "back_translation":
+                return _insertions(masked_lm, recipe.share, config, language)
+            if recipe.kind == "back_translation":
                 assert translator, "back_translation needs two models"
                 assert back_translator, "back_translation needs two models"
                 return _back_translations(translator, back_translator)
-            return _word_changes(_word_augmenter(config.kind, config.share, thesaurus), language)
+            return _word_changes(_word_augmenter(recipe.kind, recipe.share, thesaurus), language)
 
         self._recipes: list[tuple[str, list[str], Draw]] = []
-        for place, config in enumerate(configs):
-            keys = [json.dumps([seed, place, config.kind, number]) for number in range(config.copies)]
-            self._recipes.append((config.kind, keys, load(config)))
+        for place, recipe in enumerate(config.recipes):
+            keys = [json.dumps([config.seed, place, recipe.kind, number]) for number in range(recipe.copies)]
+            self._recipes.append((recipe.kind, keys, load(recipe)))
 
     def copies(self, texts: Sequence[str], side: int = 0, sides: int = 1) -> list[list[tuple[str, str]]]:
         """For each text its copies, as (kind of recipe, text), without those equal to it or to an earlier one.
@@ -186,15 +185,15 @@ def _load(auto: Any, directory: Path) -> tuple[Any, Any]:
     from tinybert.models import load_tokenizer
     from tinybert.precision import device
 
-    model = auto.from_pretrained(directory, use_safetensors=True, dtype=torch.float32)
+    model = auto.from_pretrained(directory, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
     try:
         return model.to(device()).eval(), load_tokenizer(directory)
     except ImportError:
         raise ModelError(f"{directory}: its tokenizer needs SentencePiece; pip install sentencepiece") from None
 
 
-def _insertions(masked_lm: Path, share: float, language: Language) -> Draw:
-    """Copies with likely words inserted, by our model: nlpaug's takes two of a name for one and attends to padding."""
+def _insertions(masked_lm: Path, share: float, config: AugmentConfig, language: Language) -> Draw:
+    """Copies with some of the K likeliest words inserted, by our model: nlpaug's confuses two of a name."""
     from nlpaug.augmenter.word import ContextualWordEmbsAug
     from transformers import AutoModelForMaskedLM
 
@@ -221,7 +220,8 @@ def _insertions(masked_lm: Path, share: float, language: Language) -> Draw:
 
         def _predict(self, texts: Sequence[str], **_: Any) -> list[list[str]]:
             passes = [_gap_pass(text, predictor) for text in texts]
-            likely = [sorted(words) or [""] for (words,) in predictor.fill(passes, CHOICES, BATCH_TOKENS)]
+            found = predictor.fill(passes, config.candidates, config.batch_tokens)
+            likely = [sorted(words) or [""] for (words,) in found]
             # One word each or none, so that nlpaug has nothing to draw; without a space between ideographs.
             drawn = [_rng(self.key, text).choice(words) for text, words in zip(texts, likely, strict=True)]
             return [[_before(word, text.partition(_GAP)[2])] for word, text in zip(drawn, texts, strict=True)]

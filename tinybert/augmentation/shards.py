@@ -1,10 +1,11 @@
-"""Augmentation in shards: which rows a shard has, and the file that keeps their candidates for later runs.
+"""Augmentation in shards: which rows a shard has, and the files that keep what was found of them for later runs.
 
 A shard's directory holds `copies.arrow` (the schema of `tinybert.data`; the copies of a row stand together),
-`candidates.arrow`, and `manifest.json` with the numbers of copies asked for and made by each recipe.
+`candidates.arrow`, where there are recipes `recipes.arrow`, and `manifest.json` with the numbers of copies asked for
+and made by each recipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from tinybert.augmentation.candidates import Candidates
 from tinybert.augmentation.fixed import asked, fixed_parts
 from tinybert.batches import Indices
 from tinybert.kinds.task_kind import TaskKind
@@ -21,11 +21,11 @@ from tinybert.teacher_cache import find_rows, row_keys
 
 Keys = NDArray[np.uint64]
 Sides = list[list[list[str]]]
-"""Of one row: for each side, for each eligible word, its candidates."""
+"""Of one row: for each side, for each eligible word, its candidates; or for each copy of a recipe, kind and text."""
 CHUNK = 1000
 """Rows whose keys are made at a time."""
 
-COPIES, CANDIDATES = "copies.arrow", "candidates.arrow"
+COPIES, CANDIDATES, RECIPES = "copies.arrow", "candidates.arrow", "recipes.arrow"
 _WORDS = pa.list_(pa.list_(pa.string()))
 _SCHEMA = pa.schema([("key", pa.binary(16)), ("first", _WORDS), ("second", _WORDS)])
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -46,30 +46,64 @@ def rows_of_shard(keys: Keys, shard: int, shards: int) -> Indices:
     return rows
 
 
-class CandidateWriter:
-    """Writes candidates chunk by chunk. Use as a context manager."""
+class Kept:
+    """What is found of rows, by their keys: an earlier run's is used again, and all is written for the next run.
 
-    def __init__(self, path: Path) -> None:
-        self._writer = pa.ipc.new_file(str(path), _SCHEMA, options=_COMPRESSED)
+    Use as a context manager. Without rows no file is written.
 
-    def add(self, keys: Keys, sides: Sequence[Candidates]) -> None:
-        """Append the candidates of some rows, for one side or both."""
-        binary = [key.tobytes() for key in keys]
-        second = sides[1] if len(sides) > 1 else [None] * len(binary)
-        self._writer.write_batch(pa.record_batch([binary, sides[0], second], schema=_SCHEMA))
+    Args:
+        name: File that keeps it.
+        out: Directory to write.
+        previous: Directory that an earlier run has written.
+        source: Digest of what else it depends on; what came of another source is not used.
+    """
 
-    def __enter__(self) -> "CandidateWriter":
+    def __init__(self, name: str, out: Path, previous: Path | None, source: str = "") -> None:
+        self._path, self._schema = out / name, _SCHEMA.with_metadata({"source": source})
+        self._known = _Known(previous / name if previous else None, self._schema)
+        self._writer: Any = None
+        self.made = self.reused = 0
+
+    def of(self, keys: Keys, sides: int, make: Callable[[list[int]], Sequence[Sides]]) -> list[Sides]:
+        """What is known of each row, else made; rows with one key are made, and kept, once.
+
+        Args:
+            keys: Of the rows.
+            sides: So many of each are wanted.
+            make: Is given the places of rows of which nothing is known, if there are any.
+        """
+        firsts: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
+            firsts.setdefault(key.tobytes(), place)
+        known = dict(zip(firsts, self._known.find(keys[list(firsts.values())], sides), strict=True))
+        missing = [key for key, row in known.items() if row is None]
+        made = dict(zip(missing, make([firsts[key] for key in missing]) if missing else [], strict=True))
+        rows = {key: made[key] if row is None else row for key, row in known.items()}
+        self.made += len(missing)
+        self.reused += len(rows) - len(missing)
+        self._add(rows, sides)
+        return [rows[key.tobytes()] for key in keys]
+
+    def _add(self, rows: dict[bytes, Sides], sides: int) -> None:
+        if self._writer is None:
+            self._writer = pa.ipc.new_file(str(self._path), self._schema, options=_COMPRESSED)
+        columns = [[row[side] if side < sides else None for row in rows.values()] for side in range(2)]
+        self._writer.write_batch(pa.record_batch([list(rows), *columns], schema=self._schema))
+
+    def __enter__(self) -> "Kept":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
-class KnownCandidates:
-    """Candidates that an earlier run has found, looked up by key; one chunk at a time is in memory."""
+class _Known:
+    """What an earlier run has kept, looked up by key; one chunk at a time is in memory."""
 
-    def __init__(self, directory: Path | None) -> None:
-        self._reader = pa.ipc.open_file(pa.memory_map(str(directory / CANDIDATES))) if directory else None
+    def __init__(self, path: Path | None, schema: pa.Schema) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path))) if path and path.is_file() else None
+        self._reader = reader if reader and reader.schema.equals(schema, check_metadata=True) else None
         chunks = [self._chunk(number).column("key") for number in range(self._chunks)]
         self._starts = np.cumsum([0, *map(len, chunks)])
         joined = b"".join(key.as_py() for chunk in chunks for key in chunk)

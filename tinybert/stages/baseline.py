@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from tinybert.cli import main
 from tinybert.config import BaselineConfig
 from tinybert.data import TaskData
-from tinybert.models import load_tokenizer, save
+from tinybert.models import load_config, load_tokenizer, save
 from tinybert.precision import device
 from tinybert.progress import OnMetrics
 from tinybert.rows import task_rows
@@ -44,7 +44,7 @@ def run(
     """
     set_seed(optim.seed)
     task, tokenizer = TaskData(data), load_tokenizer(student)
-    shape = AutoConfig.from_pretrained(student, **task.kind.options(task.labels))
+    shape = load_config(student, **task.kind.options(task.labels))
     model = task.kind.auto_class().from_config(shape).to(device())
     selection = selection.model_copy(update={"patience": None})
     validation = validation_of(model, tokenizer, task, selection, optim.precision)

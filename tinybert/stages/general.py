@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from tinybert.cli import main
 from tinybert.config import GeneralConfig, MapConfig, StudentConfig
 from tinybert.corpus import Corpus
 from tinybert.distillation import Projections, StateLearner
 from tinybert.layer_map import map_layers
-from tinybert.models import load_teacher, load_tokenizer, save
+from tinybert.models import load_config, load_teacher, load_tokenizer, save
 from tinybert.progress import OnMetrics
 from tinybert.student import SAMPLE, build_student
 from tinybert.training import train
@@ -42,7 +41,7 @@ def run(
     Returns:
         steps, loss and its terms over the last logged steps, seconds; empty where nothing was trained.
     """
-    taught_by, precision = AutoConfig.from_pretrained(teacher), config.optim.precision
+    taught_by, precision = load_config(teacher), config.optim.precision
     mapped = map_layers(layer_map, student.layers, taught_by.num_hidden_layers)
     model, start_DS = build_student(student, teacher, mapped, config.optim.seed, _first_text(corpus))
     projections = Projections(student.hidden, taught_by.hidden_size, len(mapped), layer_map.projection)

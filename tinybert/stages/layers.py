@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from tinybert.attention_kind import AttentionShape, attention_kind
 from tinybert.checks import check_same_vocabulary
@@ -11,7 +11,7 @@ from tinybert.config import LayersConfig, MapConfig
 from tinybert.data import TaskData
 from tinybert.distillation import StateLearner
 from tinybert.layer_map import map_layers
-from tinybert.models import load_encoder, load_teacher, load_tokenizer, save
+from tinybert.models import load_config, load_encoder, load_teacher, load_tokenizer, save
 from tinybert.precision import device
 from tinybert.progress import OnMetrics
 from tinybert.rows import imitation_rows, task_rows
@@ -53,7 +53,7 @@ def run(
     check_same_vocabulary(student, teacher)
     set_seed(config.optim.seed)
     task, tokenizer, model = TaskData(data), load_tokenizer(student), load_encoder(student)
-    taught_by = AutoConfig.from_pretrained(teacher)
+    taught_by = load_config(teacher)
     mapped = map_layers(layer_map, model.config.num_hidden_layers, taught_by.num_hidden_layers)
     own, other = (AttentionShape(model.num_attention_heads, model.hidden_size) for model in (model.config, taught_by))
     wanted = attention_kind(layer_map, own, other).kind, tuple(mapped)
@@ -64,7 +64,8 @@ def run(
     else:
         rows = task_rows(task, tokenizer)
         precision = config.optim.precision
-        learner = StateLearner(model, load_teacher(teacher, mapped[-1], precision), mapped, layer_map, precision)
+        encoder = load_teacher(teacher, mapped[-1], precision, rows.tokens())
+        learner = StateLearner(model, encoder, mapped, layer_map, precision)
     learner.projections.load(student)
     metrics = train("layers", learner.to(device()), rows, config.optim, out, on_metrics)
     save(model, tokenizer, out, task.max_length)

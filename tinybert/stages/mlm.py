@@ -161,7 +161,9 @@ def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics
     if config.next_sentence:
         _check_pairs(packed, teacher)
     auto_class = AutoModelForPreTraining if config.next_sentence else AutoModelForMaskedLM
-    model = auto_class.from_pretrained(teacher, use_safetensors=True, dtype=torch.float32).to(device())
+    model = auto_class.from_pretrained(teacher, use_safetensors=True, trust_remote_code=False, dtype=torch.float32).to(
+        device()
+    )
     if not has_mlm_head(teacher):
         _start_from_frequencies(model, rows)
     latest: dict[str, float] = {}

@@ -12,7 +12,7 @@ from datasets import Dataset
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tinybert.allocator import keep_freed_memory
 from tinybert.attention_kind import Kind
@@ -23,7 +23,7 @@ from tinybert.data import TaskData
 from tinybert.floor import check_floor
 from tinybert.kinds.task_kind import Answers, TaskKind
 from tinybert.last_layer import finish_first_token_only
-from tinybert.models import load_encoder, load_model, load_tokenizer
+from tinybert.models import load_config, load_encoder, load_model, load_tokenizer
 from tinybert.precision import autocast, device, halve_linears, use_bf16
 from tinybert.progress import OnMetrics, Progress, logger
 from tinybert.rows import TokenTable, parts
@@ -111,7 +111,7 @@ def _affordable(
     """Shape of the states, None where none are wanted or they would take more than they may."""
     if not mapped or not gigabytes:
         return None
-    config = AutoConfig.from_pretrained(teacher)
+    config = load_config(teacher)
     shape = StateShape(attention, tuple(mapped), config.hidden_size, config.num_attention_heads)
     needed = 2 * int(shape.numbers(lengths).sum()) / GIGABYTE
     fits = needed <= gigabytes

@@ -1,5 +1,6 @@
 """Passes put together by token ids, and predictions that do not depend on company."""
 
+import math
 import random
 
 import pytest
@@ -58,11 +59,11 @@ def test_tokens_know_where_they_stand(predictor):
     assert empty == Tokens([], [])
 
 
-def passes_of(seed, number):
+def passes_of(seed, number, words=3):
     rng = random.Random(seed)
     for _ in range(number):
         ids = [2, *(rng.randrange(4, len(VOCABULARY)) for _ in range(rng.randrange(1, 70))), 3]
-        places = [[place] for place in sorted(rng.sample(range(1, len(ids) - 1), min(3, len(ids) - 2)))]
+        places = [[place] for place in sorted(rng.sample(range(1, len(ids) - 1), min(words, len(ids) - 2)))]
         yield Pass(ids, [0] * len(ids), places)
 
 
@@ -73,6 +74,20 @@ def test_answers_do_not_depend_on_batches_or_company(predictor, batch_tokens):
     assert predictor.fill(rows, 10, batch_tokens) == whole
     assert predictor.fill(rows[::-1], 10, batch_tokens)[::-1] == whole
     assert [predictor.fill([row], 10, batch_tokens)[0] for row in rows[:20]] == whole[:20]
+
+
+def test_the_shapes_a_model_sees_do_not_grow_with_the_passes(predictor):
+    """oneDNN keeps what it compiles for each of them."""
+    layers = [layer for layer in predictor.model.modules() if isinstance(layer, torch.nn.Linear)]
+    seen = set()
+    hooks = [layer.register_forward_pre_hook(lambda _, given: seen.add(tuple(given[0].shape[:-1]))) for layer in layers]
+    for seed, number in enumerate([40, 700]):
+        predictor.fill(list(passes_of(seed, number, words=70)), 5, 2048)
+    for hook in hooks:
+        hook.remove()
+    batches = {(rows, length) for length in range(4, 76, 4) for rows in (math.ceil(1024 / length), 2048 // length)}
+    assert seen - batches == {(1024,), (1, 1024), (1, 2048)}
+    assert len(seen & batches) > len(batches) / 2
 
 
 def test_answers_are_those_of_the_model(predictor):

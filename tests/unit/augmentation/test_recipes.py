@@ -33,9 +33,12 @@ MANY = [f"{one}{two}words" for one in LETTERS[:5] for two in LETTERS[:8]]
 DICTIONARY = Path(nlpaug.__file__).parent / "res/word/spelling/spelling_en.txt"
 
 
-def recipes(*kinds, copies=3, share=0.3, seed=1, **sources):
+def recipes(*kinds, copies=3, share=0.3, seed=1, candidates=15, **sources):
     configs = [RecipeConfig(kind=kind, copies=copies, share=share) for kind in kinds]
-    return Recipes(configs, seed, language("en"), **sources)
+    config = AugmentConfig(
+        recipes=configs, seed=seed, candidates=candidates, translator="file:/there", back_translator="file:/back"
+    )
+    return Recipes(config, language("en"), **sources)
 
 
 def only(made):
@@ -157,6 +160,12 @@ def test_insert_puts_ideographs_without_a_space_between_their_like(masked_lm):
     assert [copy for copy in chinese if re.fullmatch("[a-z]+ \u7535\u5f71", copy)]
     assert [copy for copy in english if re.fullmatch(f"bad [{CHINESE}] bad", copy)]
     assert all(re.fullmatch(f"(bad |[{CHINESE}] |[a-z]+ ){{2}}bad", copy) for copy in english)
+
+
+def test_insert_chooses_from_as_many_words_as_the_form_says(masked_lm):
+    made = only(recipes("insert", copies=30, candidates=2, masked_lm=masked_lm[0]).copies(["bad bad"]))
+    inserted = {word for copy in made for word in copy.split()} - {"bad"}
+    assert inserted == {"good", "great"}
 
 
 def test_models_in_directories_of_the_same_name_are_told_apart(masked_lm):

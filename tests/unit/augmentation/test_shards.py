@@ -1,13 +1,14 @@
-"""Which shard a row is in, and candidates kept for the next run."""
+"""Which shard a row is in, and what is kept of rows for the next run."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinybert.augment_config import shards_for
-from tinybert.augmentation.shards import CANDIDATES, CandidateWriter, KnownCandidates, asked_keys, rows_of_shard
+from tinybert.augmentation.shards import Kept, asked_keys, rows_of_shard
 from tinybert.kinds import KINDS
 from tinybert.teacher_cache import row_keys
 
@@ -56,33 +57,62 @@ def test_those_of_questions_by_their_context_alone():
     assert (found == row_keys(contexts, 64)).all()
 
 
-def test_kept_candidates_are_found_by_key(tmp_path):
-    keys, others = some_keys(5), some_keys(3, seed=1)
-    first = [[["a", "b"], []], [], [["\u597d"]], [["c"]], [[]]]
-    second = [[["x"]], [["y"]], [], [["z"]], [["w"]]]
-    with CandidateWriter(tmp_path / CANDIDATES) as writer:
-        writer.add(keys[:2], [first[:2], second[:2]])
-        writer.add(keys[2:], [first[2:], second[2:]])
-    known = KnownCandidates(tmp_path)
-    asked = np.concatenate([keys[[4, 0]], others, keys[[2]]])
-    assert known.find(asked, 2) == [
-        [first[4], second[4]],
-        [first[0], second[0]],
-        None,
-        None,
-        None,
-        [first[2], second[2]],
-    ]
-    assert known.find(keys[:1], 1) == [[first[0]]]
+FIRST = [[["a", "b"], []], [], [["\u597d"]], [["c"]], [[]]]
+SECOND = [[["x"]], [["y"]], [], [["z"]], [["w"]]]
+ROWS = [list(row) for row in zip(FIRST, SECOND, strict=True)]
 
 
-def test_candidates_of_one_side_do_not_serve_two(tmp_path):
+@pytest.fixture
+def keep(tmp_path):
+    def keep(name, chunks, sides, previous=None, source="", rows=ROWS):
+        """What is found of chunks of (keys, places of rows), and the places that were asked for."""
+        asked, found = [], []
+        (tmp_path / name).mkdir()
+        with Kept("kept.arrow", tmp_path / name, previous and tmp_path / previous, source) as kept:
+            for keys, places in chunks:
+
+                def make(missing, places=places):
+                    asked.extend(places[at] for at in missing)
+                    return [rows[places[at]][:sides] for at in missing]
+
+                found += kept.of(keys, sides, make)
+        assert kept.made == len(asked)
+        return found, asked
+
+    return keep
+
+
+def test_what_is_kept_is_found_by_key(keep):
+    keys = some_keys(5)
+    found, asked = keep("before", [(keys[:2], [0, 1]), (keys[2:4], [2, 3])], 2)
+    assert (found, asked) == (ROWS[:4], [0, 1, 2, 3])
+    order = [4, 0, 2, 1]
+    found, asked = keep("after", [(keys[order], order)], 2, "before")
+    assert (found, asked) == ([ROWS[place] for place in order], [4])
+    found, asked = keep("third", [(keys[:1], [0])], 1, "after")
+    assert (found, asked) == ([ROWS[0][:1]], [])
+
+
+def test_rows_of_one_key_are_made_and_kept_once(keep, tmp_path):
+    keys = some_keys(2)[[0, 1, 0, 0]]
+    found, asked = keep("once", [(keys, [0, 1, 2, 3])], 2)
+    assert (found, asked) == ([ROWS[0], ROWS[1], ROWS[0], ROWS[0]], [0, 1])
+    assert len(pa.ipc.open_file(str(tmp_path / "once" / "kept.arrow")).read_all()) == 2
+
+
+def test_one_side_does_not_serve_two(keep):
     keys = some_keys(1)
-    with CandidateWriter(tmp_path / CANDIDATES) as writer:
-        writer.add(keys, [[[["a"]]]])
-    assert KnownCandidates(tmp_path).find(keys, 2) == [None]
-    assert KnownCandidates(tmp_path).find(keys, 1) == [[[["a"]]]]
+    keep("before", [(keys, [0])], 1)
+    assert keep("after", [(keys, [0])], 2, "before") == ([ROWS[0]], [0])
 
 
-def test_without_an_earlier_run_nothing_is_known():
-    assert KnownCandidates(None).find(some_keys(2), 1) == [None, None]
+def test_what_came_of_another_source_is_not_used(keep):
+    keys = some_keys(1)
+    keep("before", [(keys, [0])], 1, source="one")
+    assert keep("other", [(keys, [0])], 1, "before", source="two")[1] == [0]
+    assert keep("same", [(keys, [0])], 1, "before", source="one")[1] == []
+
+
+def test_a_run_that_kept_nothing_serves_as_well_as_none(keep):
+    keep("nothing", [], 1)
+    assert keep("after", [(some_keys(1), [0])], 1, "nothing")[1] == [0]
