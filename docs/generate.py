@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.rollback import RollbackConfig
+from tinybert.collect_config import CollectConfig
 from tinybert.config import DistillConfig
 from tinybert.form import markdown
 from tinybert.pretrain_config import PretrainConfig
@@ -42,14 +43,14 @@ that is not given.
 
 
 OTHERS = """
-The flows `score`, `suite`, `pretrain` and `rollback` have forms of their own, filled in the same ways.
+The flows `score`, `suite`, `pretrain`, `rollback` and `collect` have forms of their own, filled in the same ways.
 
 """
 
 
 def page() -> str:
     """The whole page."""
-    others = "\n".join(map(markdown, (ScoreConfig, SuiteConfig, PretrainConfig, RollbackConfig)))
+    others = "\n".join(map(markdown, (ScoreConfig, SuiteConfig, PretrainConfig, RollbackConfig, CollectConfig)))
     return INTRO + markdown(DistillConfig) + OTHERS + others
 
 
