@@ -21,6 +21,8 @@ from tinybert.cli import validated
 from tinybert.form import merge
 from tinybert.retrain_config import RetrainConfig
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"optim": {"epochs": 1, "steps": 8}}
 OFF = {"enabled": False}
 FEW = {

@@ -118,7 +118,7 @@ WRITES = [
 
 
 def test_a_kill_between_any_two_writes_moves_no_alias_half_way(request, monkeypatch):
-    monkeypatch.setattr(publishing, "concurrency", lambda *_, **__: contextlib.nullcontext())  # it is not about that
+    monkeypatch.setattr(publishing, "slot", lambda *_, **__: contextlib.nullcontext())  # it is not about that
     monkeypatch.setattr(publishing, "create_markdown_artifact", lambda *_, **__: None)
     states = []
     for write in range(30):

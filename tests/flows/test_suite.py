@@ -52,6 +52,7 @@ def test_two_kinds_share_a_general_student_and_stand_in_one_table(smoke_material
     assert "entity F1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others_alone_and_fails_the_suite_at_its_end(smoke_material, home, caplog):
     config = small(smoke_material, ["stars", "conll"], general={"enabled": False}, augment={"enabled": False})
     broken = merge(config.model_dump(), {"tasks": {"stars": {"data": {"label": "moons"}}}})

@@ -257,7 +257,7 @@ def kill_at(monkeypatch, write):
 
 def killed_everywhere(monkeypatch, act, prepare):
     """Do something until it is done, killed before its first write, then its second ...; the numbers of the kills."""
-    monkeypatch.setattr(publishing, "concurrency", lambda *_, **__: contextlib.nullcontext())  # it is not about that
+    monkeypatch.setattr(publishing, "slot", lambda *_, **__: contextlib.nullcontext())  # it is not about that
     for write in range(20):
         prepare(write)
         with monkeypatch.context() as patch:
