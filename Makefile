@@ -62,7 +62,7 @@ test: setup      ## the default test suite
 	@$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED_RAY) ## what is too long for it, Ray included
-	@$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(INSTALLED_BROWSER) ## a run started by clicks in a headless Chromium, on a stack of its own
 	@$(BIN)/python -m pytest -m slow tests/browser

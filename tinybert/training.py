@@ -92,8 +92,8 @@ def _keep_chosen(
     if validation is not None and state.best_global_step is not None:
         chosen = int(state.best_global_step)
         scores = next(
-            {f"validation_{k.removeprefix('eval_')}": v for k, v in entry.items() if k.startswith("eval_")}
-            for entry in state.log_history
+            {f"validation_{k.removeprefix('eval_')}": v for k, v in sorted(entry.items()) if k.startswith("eval_")}
+            for entry in state.log_history  # sorted: a resumed run has them in another order
             if entry["step"] == chosen and any(k.startswith("eval_") for k in entry)
         )
         record = {"why": f"highest {validation.metric} on validation", **scores}

@@ -64,6 +64,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_fails_the_suite_at_its_end
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_smoke_preset_of_suites_comes_to_its_end(smoke_material, home):
     for name in ("kinds-smoke", "glue-smoke"):
         preset = json.loads(json.dumps(presets("suite")[name]).replace("file:build/smoke", f"file:{smoke_material}"))

@@ -18,6 +18,12 @@ GOODBYE = {
 }
 
 
+def heard() -> None:
+    """What started the tests may have its processes ignore signals, and ours would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Run:
     """The smoke preset without a server, at work in a directory of its own."""
 
@@ -31,7 +37,13 @@ class Run:
         command = [sys.executable, "-m", "flows.distill", "--preset", "smoke", *LONG]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
-                command, cwd=directory, env=environment, stdout=said, stderr=said, start_new_session=True
+                command,
+                cwd=directory,
+                env=environment,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+                preexec_fn=heard,
             )
 
     def wait_for(self, words: str) -> None:
