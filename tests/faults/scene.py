@@ -25,6 +25,8 @@ CANCELLED = ("COMPLETED", "FAILED", "CANCELLED")
 """The last states of a cancelled run: it says that it crashed, until its worker says that it was cancelled."""
 GRACE = 40
 """Seconds that processes have to leave after their run has ended: 25 to write a checkpoint, and more."""
+PUT_BACK = 20
+"""Seconds within which the stack's automation has put a crashed run back in the queue, if it does."""
 SMALL = "96m"
 """Size of the work directory where the disk is to be filled."""
 MORE_STARTS = 3
@@ -140,6 +142,7 @@ class Scene:
     def _wait(self, first: int) -> list[str]:
         """Final states of the runs from one on; there may come more while we wait."""
         deadline, states = time.monotonic() + PATIENCE, dict[str, str]()
+        crashed: dict[str, float] = {}
         while len(states) < len(self.runs) - first:
             if time.monotonic() > deadline:
                 self.problems.append(f"no end after {PATIENCE} seconds")
@@ -148,6 +151,10 @@ class Scene:
             for run in self.runs[first:]:
                 with contextlib.suppress(httpx.HTTPError, KeyError):  # the server may just have been killed
                     state = self.stack.get(f"/flow_runs/{run}")["state"]
+                    if state["type"] != "CRASHED":
+                        crashed.pop(run, None)
+                    elif time.monotonic() < crashed.setdefault(run, time.monotonic()) + PUT_BACK:
+                        continue
                     if state["type"] in (CANCELLED if run in self.cancelled else END):
                         states[run] = f"{state['type']} {state['message'] or ''}".strip()
         for state in states.values():

@@ -57,7 +57,7 @@ def test_the_tasks_of_a_suite_run_side_by_side_once_the_first_has_made_what_they
     assert lines.keys() == {"stars", "conll", "tickets"}
     assert not summary["failures"], told[-3000:]
     assert all(line["teacher"] > 0.2 for line in lines.values())
-    general = list((home / "store" / "model").glob("*/manifest.json"))
+    general = list((home / "store" / "model").glob("*/.manifest.json"))
     assert general  # written by nodes into the store that all of them see
     assert summary["average"]["teacher"] == pytest.approx(sum(line["teacher"] for line in lines.values()) / 3)
 
