@@ -4,6 +4,7 @@ Times both kinds of step of the reference (`benchmarks/reference.py`) and of the
 the paper's shapes (a 12 x 768 teacher, a 4 x 312 student, random weights), on real review sentences: rounds of one
 and the other in turn, the ratio is that of the medians. Then says which share of the time the operations themselves
 would take at the rate of a large bf16 matrix product, measured in the same run.
+General distillation, on packed sequences of 128 tokens, has a line of its own, and no ratio: there is nothing to pad.
 
     python benchmarks/distill_step.py [--json FILE] [--rounds N] [--batches N] [--length N]
 """
@@ -28,12 +29,15 @@ import torch
 from reference import STUDENT, TEACHER, Reference
 from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
 
+from tinybert.batches import Rows
 from tinybert.config import LogitsConfig, MapConfig, TargetsConfig
+from tinybert.corpus import PackedRows, write
 from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
 from tinybert.kinds import KINDS
 from tinybert.learner import Learner
 from tinybert.libraries import quiet
+from tinybert.models import load_teacher
 from tinybert.precision import device
 from tinybert.rows import TaskRows, imitation_rows, task_rows
 from tinybert.stages import targets
@@ -45,6 +49,11 @@ from tinybert.training_config import OptimConfig
 BATCH = 32
 CLASSES = KINDS["classification"]
 MAPPED = [3, 6, 9, 12]
+PACKED = 128
+"""Tokens of a sequence of general distillation."""
+GENERAL_BATCH = 256 if device().type == "cuda" else 8
+"""Sequences of a batch of it: on a CPU so few that a round takes seconds."""
+GENERAL_STEPS = 20 if device().type == "cuda" else 5
 
 
 class Timed(Learner):
@@ -106,12 +115,12 @@ class Engine:
         """Training rows with the teacher's answers."""
         return imitation_rows(self.task, self.tokenizer, cache, wanted)
 
-    def seconds(self, learner: Learner, rows: TaskRows, seed: int) -> float:
+    def seconds(self, learner: Learner, rows: Rows, seed: int, batch: int = BATCH) -> float:
         """Seconds per step over one epoch."""
         timed = Timed(learner.to(device()))
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
             (out := Path(scratch) / "out").mkdir()
-            train("step", timed, rows, OptimConfig(epochs=1, batch_size=BATCH, seed=seed), out, nothing)
+            train("step", timed, rows, OptimConfig(epochs=1, batch_size=batch, seed=seed), out, nothing)
         return timed.seconds()
 
     def intermediate(self, seed: int) -> float:
@@ -129,6 +138,15 @@ class Engine:
         """Seconds per step on cached logits."""
         learner = LogitLearner(BertForSequenceClassification(deepcopy(STUDENT)), CLASSES, LogitsConfig())
         return self.seconds(learner, self.rows(cache, "logits"), seed)
+
+    def general(self, seed: int) -> float:
+        """Seconds per step of general distillation, on packed sequences of random tokens."""
+        file, sequences = self.directory / "packed.arrow", GENERAL_STEPS * GENERAL_BATCH
+        chance = np.random.default_rng(seed)
+        write(((chance.integers(1000, 30_000, PACKED).tolist(), True) for _ in range(sequences)), PACKED, file)
+        teacher = load_teacher(self.teacher, MAPPED[-1], "auto")
+        learner = StateLearner(BertModel(deepcopy(STUDENT)), teacher, MAPPED, MapConfig(), "auto")
+        return self.seconds(learner, PackedRows(file, sequences), seed, GENERAL_BATCH)
 
 
 def package_file(module: str, inside: str) -> Path:
@@ -199,6 +217,7 @@ def measure(directory: Path, rounds: int, batches: int, length: int) -> dict[str
     timed_reference(reference.intermediate_step, ids, 1)  # nobody's first steps count
     engine.intermediate(rounds)
     engine.prediction(with_states, rounds)
+    engine.general(rounds)
     for number in range(rounds):
         note("matmul", 1 / matmul_rate() * 1e12)
         note("reference_intermediate", timed_reference(reference.intermediate_step, ids, 4))
@@ -207,6 +226,7 @@ def measure(directory: Path, rounds: int, batches: int, length: int) -> dict[str
         note("intermediate_cached", engine.intermediate_cached(with_states, number))
         note("prediction_cached", engine.prediction(with_states, number))
         note("fill", engine.fill(gigabytes=0)[1] / batches)
+        note("general", engine.general(number))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     teacher, student, projections = operations(np.array([len(row) for row in ids]))
     return medians | {
@@ -215,6 +235,7 @@ def measure(directory: Path, rounds: int, batches: int, length: int) -> dict[str
         "teacher_operations": teacher,
         "student_operations": student,
         "projection_operations": projections,
+        "general_operations": sum(operations(np.array([PACKED]))),
     }
 
 
@@ -228,6 +249,8 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
         "prediction_3_epochs": found["reference_prediction"] / three,
         "prediction_cached": found["reference_prediction"] / found["prediction_cached"],
         "peak_share": needed / found["rate"] / found["intermediate"],
+        "general_tokens_per_second": GENERAL_BATCH * PACKED / found["general"],
+        "general_peak_share": GENERAL_BATCH * found["general_operations"] / found["rate"] / found["general"],
     }
 
 
@@ -251,12 +274,15 @@ def report(found: dict[str, float]) -> str:
         "",
         f"{found['tokens']:.1f} tokens a sentence; bf16 matrix product {found['rate'] / 1e9:.0f} GFLOP/s.",
         "",
-        "| step | examples a second | ratio | share of the matrix product's rate |",
-        "|---|---:|---:|---:|",
+        "| step | examples a second | tokens a second | ratio | share of the matrix product's rate |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name, seconds, ratio, least in rows:
-        part = f"{least / seconds:.0%}" if least else ""
-        lines.append(f"| {name} | {BATCH / seconds:.1f} | {ratio:.1f} | {part} |")
+        part, rate = f"{least / seconds:.0%}" if least else "", BATCH / seconds
+        lines.append(f"| {name} | {rate:.1f} | {rate * found['tokens']:,.0f} | {ratio:.1f} | {part} |")
+    tokens, share = figures["general_tokens_per_second"], figures["general_peak_share"]
+    name = f"general, {GENERAL_BATCH} sequences of {PACKED} tokens"
+    lines.append(f"| {name} | {tokens / PACKED:.1f} | {tokens:,.0f} | | {share:.0%} |")
     return "\n".join(lines)
 
 

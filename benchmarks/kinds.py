@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from distill_step import commit, processor
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 ROOT = Path(__file__).parent.parent
 TRAINED = ("fine_tune", "layers", "logits")
@@ -129,13 +130,14 @@ def main() -> None:
     if given.json:
         given.json.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{processor()}; commit {commit()}; `python {' '.join(sys.argv)}`\n")
-    headings = ("task", "score", "teacher", "student", "retention", "test rows", "steps", "seconds", "the gate")
-    print(f"| {' | '.join(headings)} |\n|---|---|---:|---:|---:|---:|---|---:|---|")
+    rows = ("training rows", "test rows")
+    headings = ("task", "score", "teacher", "student", "retention", *rows, "steps", "seconds", "the gate")
+    print(f"| {' | '.join(headings)} |\n|---|---|---:|---:|---:|---:|---:|---|---:|---|")
     for line in summary["lines"]:
         numbers = [line[name] for name in ("teacher", "student", "retention")]
         shown = ["failed" if number is None else f"{100 * number:.1f}" for number in numbers]
-        cells = [line["task"], line["scores"], *shown, line["rows"], line["steps"], line["seconds"], line["verdict"]]
-        print(f"| {' | '.join(map(str, cells))} |")
+        names = ("train_rows", "rows", "steps", "seconds", "verdict")
+        print(f"| {' | '.join(map(str, [line['task'], line['scores'], *shown, *(line[name] for name in names)]))} |")
 
 
 def _run(directory: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -154,23 +156,27 @@ def _run(directory: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     command = [sys.executable, "-m", "flows.suite", "--json", str(table), *assignments]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
     summary: dict[str, Any] = json.loads(table.read_text())
-    steps = _steps(environment["MLFLOW_TRACKING_URI"])
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    stages = _stages(client)
     for line in summary["lines"]:
-        line["steps"] = " + ".join(str(steps.get((line["task"], stage), 0)) for stage in TRAINED)
+        own = {stage: run for (task, stage), run in stages.items() if task == line["task"]}
+        line["train_rows"] = int(own["prepare"].data.metrics.get("final_train_rows", 0)) if "prepare" in own else ""
+        line["steps"] = " + ".join(str(_steps(client, own.get(stage))) for stage in TRAINED)
     return summary
 
 
-def _steps(tracking: str) -> dict[tuple[str, str], int]:
-    """Steps trained, by task and stage."""
-    client = MlflowClient(tracking)
+def _stages(client: MlflowClient) -> dict[tuple[str, str], Run]:
+    """What is tracked of each task's stages, the latest attempts, by the names of both."""
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
     names = {run.info.run_id: run.info.run_name for run in runs}
-    children = [(names.get(run.data.tags.get("mlflow.parentRunId")), run.info) for run in runs]
-    return {
-        (parent, info.run_name): max((m.step for m in client.get_metric_history(info.run_id, "loss")), default=0)
-        for parent, info in children
-        if parent and info.run_name in TRAINED
-    }
+    parents = [(names.get(run.data.tags.get("mlflow.parentRunId")), run) for run in runs]
+    return {(parent, run.info.run_name): run for parent, run in reversed(parents) if parent}
+
+
+def _steps(client: MlflowClient, run: Run | None) -> int:
+    """Steps trained."""
+    history = client.get_metric_history(run.info.run_id, "loss") if run else []
+    return max((metric.step for metric in history), default=0)
 
 
 if __name__ == "__main__":

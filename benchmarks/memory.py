@@ -1,8 +1,8 @@
 """Claims: intermediate distillation needs a fraction of the reference's memory; a larger corpus needs no more.
 
-Each line is a process of its own. Its peak is what Linux calls VmHWM, or what the GPU had allocated at most; what the
-process held before its models were built (Python, torch, transformers), the same in all, is told beside it: ratios
-are given with it and without.
+Each line is a process of its own. Its peak is what Linux calls VmHWM, or what the GPU had allocated at most, but for
+the lines of general distillation: a corpus lies in the machine's own memory. What the process held before its models
+were built (Python, torch, transformers, CUDA) is told beside it: ratios are given with it and without.
 
     python benchmarks/memory.py [--json FILE] [--steps N] [--length N]
 """
@@ -57,9 +57,9 @@ class MoreWords(Rows):
         return self._rows.batch(rows, chance)
 
 
-def peak() -> float:
-    """Megabytes this process has held at most."""
-    if device().type == "cuda":
+def peak(name: str) -> float:
+    """Megabytes this process has held at most, for a line of the table: of the memory that the line is about."""
+    if device().type == "cuda" and not name.startswith("general"):
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
@@ -116,7 +116,9 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
     """Run one line of the table and print its megabytes."""
     quiet()
     made = Engine(directory, [], length)
-    base = peak()
+    if device().type == "cuda":
+        torch.zeros(1, device=device())  # CUDA's own share of the machine's memory belongs to the base
+    base = peak(name)
     {
         "reference": lambda: reference(made, length, steps),
         "engine": lambda: intermediate(made, made.plain, steps),
@@ -126,7 +128,7 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
         "general, corpus": lambda: general(made, SEQUENCES),
         "general, corpus x 10": lambda: general(made, 10 * SEQUENCES),
     }[name]()
-    print(json.dumps({"peak": peak() - base, "base": base}))
+    print(json.dumps({"peak": peak(name) - base, "base": base}))
 
 
 LINES = [

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, BertConfig, BertModel
 from transformers.masking_utils import eager_mask
 
+from tinybert.precision import device
+
 TEACHER = BertConfig()
 STUDENT = BertConfig(hidden_size=312, num_hidden_layers=4, intermediate_size=1200)
 
@@ -47,21 +49,21 @@ class Reference:
         # Copies, for a model writes into its config how it attends.
         self.teacher, self.student = BertModel(deepcopy(TEACHER)).eval(), BertModel(deepcopy(STUDENT)).train()
         for model in (self.teacher, self.student):
-            model.set_attn_implementation("reference")
-        self.fit_dense = nn.Linear(STUDENT.hidden_size, TEACHER.hidden_size)
-        self.teacher_head = nn.Linear(TEACHER.hidden_size, classes)
-        self.head = nn.Linear(STUDENT.hidden_size, classes)
+            model.to(device()).set_attn_implementation("reference")
+        self.fit_dense = nn.Linear(STUDENT.hidden_size, TEACHER.hidden_size).to(device())
+        self.teacher_head = nn.Linear(TEACHER.hidden_size, classes).to(device())
+        self.head = nn.Linear(STUDENT.hidden_size, classes).to(device())
         trained = [*self.student.parameters(), *self.fit_dense.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.01)
 
     def padded(self, rows: list[list[int]]) -> dict[str, Tensor]:
-        """Token ids and mask, each (B, length)."""
+        """Token ids and mask, each (B, length), where the models are."""
         ids_BL = torch.zeros(len(rows), self.length, dtype=torch.long)
         mask_BL = torch.zeros_like(ids_BL)
         for place, row in enumerate(rows):
             ids_BL[place, : len(row)] = torch.tensor(row)
             mask_BL[place, : len(row)] = 1
-        return {"input_ids": ids_BL, "attention_mask": mask_BL}
+        return {"input_ids": ids_BL.to(device()), "attention_mask": mask_BL.to(device())}
 
     def intermediate_step(self, rows: list[list[int]]) -> float:
         """One step on attention scores, hidden states and embeddings."""

@@ -29,8 +29,7 @@ def planned(config: DistillConfig) -> int:
         config.mlm.enabled,
         not config.teacher.fine_tuned,
         config.student.source is None,
-        *[config.augment.enabled] * 2,
-        config.copies_are_judged,
+        *[config.augment.enabled] * 3,
         config.layers.enabled,
         config.baseline.enabled,
     ]
@@ -77,8 +76,9 @@ def distill(config: DistillConfig) -> RunSummary:
         floor = config.fine_tune.floor if config.teacher.fine_tuned else None
         asked = (teacher, found.states, config.logits.optim.precision, config.targets, floor)
         targets = run(ask_teacher, train if uses_copies else data, *asked).targets
-        if config.copies_are_judged:
-            train = run(screen_copies, train, targets, config.quality).dataset
+        if config.augment.enabled:
+            judges = targets if config.copies_are_judged else None
+            train = run(screen_copies, train, judges, config.quality).dataset
         if config.layers.enabled:
             layers = run(
                 distill_layers, train, teacher, student, config.layer_map, targets, config.layers, config.launch

@@ -11,6 +11,7 @@ from rich.table import Table
 from flows.command import shown
 from tasks.augmentation import train_mlm
 from tasks.data import prepare_corpus
+from tasks.preflight import preflight_services
 from tasks.pretraining import PretrainSummary, conclude, find_pretraining_sources, learn_vocabulary, rows
 from tasks.run import open_run
 from tinybert.pretrain_config import PretrainConfig
@@ -25,6 +26,7 @@ def pretrain(config: PretrainConfig) -> PretrainSummary:
     """
     begun = time.monotonic()
     with open_run(config, config.name, stages=3) as run:
+        run.always(preflight_services, config.name, True)
         found = run.always(find_pretraining_sources, config)
         shapes = (config.vocabulary, config.corpus, config.encoder)
         blank = run(learn_vocabulary, found.corpus, found.tokenizer, *shapes)

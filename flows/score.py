@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tasks.preflight import preflight_services
 from tasks.run import open_run
 from tasks.scoring import ScoreSummary, cut_rows, deliver_answers, find_inputs, score_shard
 from tinybert.score_config import ScoreConfig
@@ -20,6 +21,7 @@ def score(config: ScoreConfig) -> ScoreSummary:
         config: Only the model and the source are required.
     """
     with open_run(config, config.name, stages=3) as run:
+        run.always(preflight_services, config.name, False)
         inputs = run.always(find_inputs, config)
         rows = run(cut_rows, inputs.source, config)
         calls = [(inputs.model, shard, config.answers) for shard in rows.shards]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.distill import distill
+from tasks.preflight import preflight_suite
 from tasks.run import open_run
 from tasks.runners import states_of
 from tasks.suite import Suite, SuiteSummary
@@ -25,11 +26,14 @@ logger = logging.getLogger("tinybert")
 def suite(config: SuiteConfig) -> SuiteSummary:
     """Distil several tasks. A run that fails does not keep the others from running; the suite then fails at its end.
 
+    What can be seen to be wrong with any of them is said before the first begins, and none is run.
+
     Args:
         config: The tasks, and what their runs have in common.
     """
     runs = config.runs()
     with open_run(config, config.name, len(runs)) as run:
+        run.always(preflight_suite, config)
         table = Suite(config.name, len(runs))
         summary = table.show(run)
         calls = [(form,) for form in runs.values()]

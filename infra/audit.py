@@ -7,19 +7,31 @@ skipped, as behind a registry that only hands out packages. Here nothing passes 
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+ROOT = Path(__file__).parents[1]
+LISTS = (ROOT / "constraints.txt", ROOT / "infra" / "docker" / "servers.txt")
+"""Of what is installed everywhere, and of what only the images have beyond that."""
 SERVICES = ("pypi", "osv")
 """Who may know: the package index itself, and the database of open source vulnerabilities."""
 
 
-def ask(service: str, constraints: Path = CONSTRAINTS) -> list[dict[str, Any]]:
-    """What a service says of each pinned package; nothing where it does not answer."""
-    command = [sys.executable, "-m", "pip_audit", "--requirement", str(constraints), "--no-deps", "--disable-pip"]
-    command += ["--progress-spinner", "off", "--format", "json", "--timeout", "10", "--vulnerability-service", service]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def pins(*lists: Path) -> list[str]:
+    """The lines that name a version: in the images' list not all do, some of its versions stand in the other."""
+    return [line for path in lists for line in path.read_text().splitlines() if "==" in line]
+
+
+def ask(service: str, *lists: Path) -> list[dict[str, Any]]:
+    """What a service says of each package pinned in LISTS, or in those named; nothing where it does not answer."""
+    with tempfile.NamedTemporaryFile("w", prefix="pins", suffix=".txt") as file:
+        file.write("\n".join(pins(*(lists or LISTS))))
+        file.flush()
+        command = [sys.executable, "-m", "pip_audit", "--requirement", file.name, "--no-deps", "--disable-pip"]
+        command += ["--progress-spinner", "off", "--format", "json", "--timeout", "10"]
+        command += ["--vulnerability-service", service]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):

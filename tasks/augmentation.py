@@ -79,8 +79,8 @@ def gather_copies(data: DatasetRef, copies: list[CopiesRef], config: QualityConf
 
 
 @cpu_stage("screen")
-def screen_copies(data: DatasetRef, targets: TargetsRef, config: QualityConfig) -> DatasetResult:
-    """Keep the copies that the teacher does not contradict, and report what became of all."""
+def screen_copies(data: DatasetRef, targets: TargetsRef | None, config: QualityConfig) -> DatasetResult:
+    """Keep the copies that the teacher, where it is asked, does not contradict, and report what became of all."""
     result = run_stage("screen", DatasetResult, data=data, targets=targets, config=config)
     report = (sources.local(result.dataset) / "augmentation.md").read_text(encoding="utf-8")
     offer(

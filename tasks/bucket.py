@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,10 +40,27 @@ _ADVICE: dict[int | str, str] = {
 }
 
 
+PATIENCE: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard"}}
+IMPATIENCE: dict[str, Any] = PATIENCE | {"read_timeout": 10, "retries": {"mode": "standard", "total_max_attempts": 2}}
+"""Seconds, and attempts, until S3 is said not to answer: of work, and of a look around."""
+_SILENT: ContextVar[list[str] | None] = ContextVar("silent", default=None)
+"""Within `impatient`, what has had no answer there."""
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Inside, an S3 that hangs is known in half a minute: it is waited for a short time, and once only."""
+    before = _SILENT.set([])
+    try:
+        yield
+    finally:
+        _SILENT.reset(before)
+
+
 @cache
-def _client(settings: tuple[tuple[str, str], ...]) -> Any:
+def _client(settings: tuple[tuple[str, str], ...], is_impatient: bool) -> Any:
     """A client for these environment variables, kept because making one takes a fifth of a second."""
-    return Session().client("s3", config=Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard"}))
+    return Session().client("s3", config=Config(**IMPATIENCE if is_impatient else PATIENCE))
 
 
 @dataclass(frozen=True)
@@ -58,13 +76,18 @@ class Bucket:
 
         Raises:
             StoreError: The server's address holds a password, which errors would show.
+            TransientError: Nobody has patience, and there was no answer a moment ago.
         """
         if any("@" in os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")):
             raise StoreError(
                 "AWS_ENDPOINT_URL_S3 carries a user or password, which S3 does not read; put the keys into "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-        return _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+        silent = _SILENT.get()
+        if silent:
+            raise TransientError(f"s3://{self.bucket}/{self.key}: not asked, as S3 gave no answer for {silent[0]}")
+        known = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        return _client(known, silent is not None)
 
     @property
     def prefix(self) -> str:
@@ -220,6 +243,8 @@ def translated(uri: str, disk: str | Path) -> Iterator[None]:
     except (aws.ClientError, S3UploadFailedError) as error:
         raise _refusal(uri, error if isinstance(error, aws.ClientError) else error.__context__) from error
     except (*_NO_ANSWER, RetriesExceededError) as error:
+        if (silent := _SILENT.get()) is not None:
+            silent.append(uri)
         raise TransientError(f"{uri}: no answer from S3 ({type(error).__name__}); check its URL") from error
     except aws.BotoCoreError as error:
         raise StoreError(f"{uri}: wrong AWS settings ({type(error).__name__}); correct them") from error

@@ -17,7 +17,8 @@ def store() -> Store:
 @lru_cache(maxsize=1)
 def tracker() -> Tracker:
     """The MLflow experiment."""
-    return Tracker(settings().tracking_uri, settings().experiment, settings().work / "spool")
+    known = settings()
+    return Tracker(known.tracking_uri, known.experiment, known.work / "spool", address=known.tracking_page)
 
 
 @lru_cache(maxsize=1)

@@ -67,13 +67,21 @@ def compute(module: str, key: str, inputs: dict[str, Any], out: Path, on_metrics
         return _compute_on_ray(module, key, arguments, out, on_metrics, launch)
     arguments = {name: _local(value) for name, value in arguments.items()}
     if launch.processes == 1:
-        importlib.import_module("tinybert.libraries").quiet()
-        metrics: dict[str, float] = importlib.import_module(module).run(**arguments, out=out, on_metrics=on_metrics)
-        return metrics
+        return _compute_here(module, arguments, out, on_metrics)
     _check_devices(launch.processes)
     request = Request(module=module, key=key, arguments=to_jsonable_python(arguments), out=out.resolve(), launch=launch)
     with _launched("tasks.torch_launch", request) as (process, directory):
         return _Answers(module, on_metrics).follow(process, directory)
+
+
+def _compute_here(module: str, arguments: dict[str, Any], out: Path, on_metrics: OnMetrics) -> dict[str, float]:
+    """In this process, which lives on: what the stage held of the GPU is free for those of later stages."""
+    importlib.import_module("tinybert.libraries").quiet()
+    try:
+        metrics: dict[str, float] = importlib.import_module(module).run(**arguments, out=out, on_metrics=on_metrics)
+        return metrics
+    finally:
+        importlib.import_module("tinybert.allocator").give_back_gpu_memory()
 
 
 def _local(value: Any) -> Any:

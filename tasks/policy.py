@@ -19,6 +19,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
+from tasks.masking import mask_logs, masked_error
 from tasks.settings import settings
 from tinybert.digest import file_digest, json_digest
 from tinybert.errors import TransientError
@@ -201,6 +202,23 @@ def _stage_task(function: Callable[P, R], stage: str) -> Task[P, R]:
     return _retried(function, name=stage, **cached)
 
 
+def _masked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function; no secret is in its log lines, nor in what it raises, which Prefect keeps as the run's state."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        mask_logs()
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            shown = masked_error(error)
+            if shown is error:
+                raise
+            raise shown from None
+
+    return run
+
+
 def _retried(function: Callable[P, R], **options: Any) -> Task[P, R]:
     decorate: Callable[[Callable[P, R]], Task[P, R]] = task(
         retries=RETRIES,
@@ -209,4 +227,4 @@ def _retried(function: Callable[P, R], **options: Any) -> Task[P, R]:
         retry_condition_fn=is_transient,
         **options,
     )
-    return decorate(function)
+    return decorate(_masked(function))

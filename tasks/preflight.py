@@ -1,34 +1,32 @@
 """The first task of every run: what would make it fail later is looked for now, all of it, and its cost is estimated.
 
-`flows/doctor.py` asks for more of the same. Every check ends as a row; only the task raises, after the last of them.
+`flows/doctor.py` asks for more of the same, `flows/suite.py` for all its runs at once, flows that distil nothing for
+the services alone. Every check ends as a row; only the tasks raise, after the last of them.
 """
 
 import logging
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
 from tasks import sources
-from tasks.connections import registry, store, tracker
+from tasks.bucket import impatient
 from tasks.data import Sources, resolve_sources
 from tasks.policy import quick_task
 from tasks.preflight_costs import Look, check_disk, check_memory, examined_rows, glimpsed_rows, warm_up
+from tasks.preflight_services import failed, services, tried
 from tasks.progress_page import offer
 from tasks.settings import settings
-from tasks.spool import without_credentials
 from tinybert.checks import model_checks, taught_labels
 from tinybert.config import DistillConfig
 from tinybert.errors import InputError, IntegrityError, TransientError
 from tinybert.preflight_report import DoctorReport, Finding, Speed
 from tinybert.refs import ModelRef, Ref, SourceRef, VectorsRef
+from tinybert.suite_config import SuiteConfig
 
 logger = logging.getLogger("tinybert")
 
@@ -54,13 +52,46 @@ def preflight(config: DistillConfig) -> Preflight:
         TransientError: What is wrong may be gone in a moment.
     """
     report, found = examine(config, thorough=False)
-    for line in report.lines():
-        logger.info("preflight  %s", line)
-    _show(report)
-    if report.wrong or found is None:
-        error = report.error()
-        raise TransientError(str(error)) if all(finding.passing for finding in report.wrong) else error
+    _conclude(report)
+    assert found is not None, "where a source is missing, something is wrong"
     return Preflight(report=report, sources=found)
+
+
+@quick_task("preflight")
+def preflight_services(name: str, trains: bool) -> None:
+    """Look at what every run needs, whatever it does: store, MLflow and, to train, a slot. Needs none itself.
+
+    Raises:
+        InputError: Something is wrong; the message names all of it.
+    """
+    with impatient():
+        _conclude(DoctorReport.of(name, services([], trains), []))
+
+
+@quick_task("preflight")
+def preflight_suite(config: SuiteConfig) -> None:
+    """Look at everything that the runs of a suite need, before the first of them begins. Needs no accelerator slot.
+
+    Rows that cannot be read are wrong here: their stage `prepare` may be days away. Nothing is estimated.
+
+    Raises:
+        InputError: Something is wrong; the message names all of it, and the tasks.
+        TransientError: What is wrong may be gone in a moment.
+    """
+    runs = config.runs()
+    published = [form.publish.name or form.name for form in runs.values() if form.publish.enabled]
+    told: dict[Finding, list[str]] = {}
+    with impatient(), sources.looked_at_once():
+        findings = services(published)
+        for task, form in runs.items():
+            mine, _, look = _look(form, partial(glimpsed_rows, unreadable="wrong"))
+            if config.launch.engine != "ray":  # else this machine's disk and memory say little
+                mine += _room(form, look)
+            for finding in mine:
+                told.setdefault(finding, []).append(task)
+    for finding, tasks in told.items():
+        findings.append(finding.model_copy(update={"what": f"{finding.what} ({', '.join(tasks)})"}))
+    _conclude(DoctorReport.of(config.name, findings, []))
 
 
 @quick_task("examine")
@@ -69,6 +100,16 @@ def examine_run(config: DistillConfig) -> DoctorReport:
     report, _ = examine(config, thorough=True)
     _show(report)
     return report
+
+
+def _conclude(report: DoctorReport) -> None:
+    """Tell what was found, and end the run where something is wrong."""
+    for line in report.lines():
+        logger.info("preflight  %s", line)
+    _show(report)
+    if report.wrong:
+        error = report.error()
+        raise TransientError(str(error)) if all(finding.passing for finding in report.wrong) else error
 
 
 def _show(report: DoctorReport) -> None:
@@ -87,101 +128,35 @@ def examine(config: DistillConfig, thorough: bool) -> tuple[DoctorReport, Source
         config: Of the run.
         thorough: The rows are prepared, and a given teacher answers some of them, which takes longer.
     """
-    findings = [check_store(), *check_tracking(config), *check_limits(config)]
-    pinned, found = check_sources(config)
-    findings += pinned
-    if found is None:
-        return DoctorReport.of(config.name, findings, []), None
-    look = (examined_rows if thorough else glimpsed_rows)(config, found)
-    findings += look.findings
-    if look.amounts is None:
+    with impatient():
+        findings = services([config.publish.name or config.name] if config.publish.enabled else [])
+        mine, found, look = _look(config, examined_rows if thorough else glimpsed_rows)
+    findings += [*mine, *_room(config, look)]
+    if look is None or look.amounts is None:
         return DoctorReport.of(config.name, findings, []), found
-    costs = look.costs(look.amounts)
-    findings += [*check_disk(costs), check_memory(config, costs)]
     speed = None
     if all(finding.status != "wrong" for finding in findings):
         fast, speed = _speed(config, look, THOROUGH_SECONDS if thorough else SECONDS)
         findings.append(fast)
     processes = config.launch.processes if speed and speed.cuda else 1  # on a CPU they share one speed
-    return DoctorReport.of(config.name, findings, costs, look.amounts, speed, processes), found
+    return DoctorReport.of(config.name, findings, look.costs(look.amounts), look.amounts, speed, processes), found
 
 
-def _tried(what: str, check: Callable[[], str], mend: str = "") -> Finding:
-    """A check that gives what it found, or raises what is wrong."""
-    try:
-        return Finding(what=what, status="ok", found=check())
-    except (InputError, IntegrityError, TransientError) as error:
-        return _wrong(what, error, mend)
+def _look(
+    config: DistillConfig, rows: Callable[[DistillConfig, Sources], Look]
+) -> tuple[list[Finding], Sources | None, Look | None]:
+    """What is to be said of a run's sources and rows; both, as far as nothing is wrong with them."""
+    findings, found = check_sources(config)
+    look = rows(config, found) if found is not None else None
+    return findings + (look.findings if look else []), found, look
 
 
-def _wrong(what: str, error: Exception, mend: str = "") -> Finding:
-    passing = isinstance(error, TransientError)
-    return Finding(what=what, status="wrong", found=without_credentials(error), mend=mend, passing=passing)
-
-
-# Services -------------------------------------------------------------------------------------------------------------
-
-
-def check_store() -> Finding:
-    """Write, read back and delete a small artifact. A run ends at once where that is not possible."""
-
-    def probe() -> str:
-        begun = time.monotonic()
-        with TemporaryDirectory() as directory:
-            written = uuid.uuid4().hex
-            Path(directory, "probe").write_text(written)
-            ref = store().put("preflight", Path(directory))
-            if (store().get(ref) / "probe").read_text() != written:
-                raise IntegrityError(f"{ref.uri}: what was read is not what was written")
-            store().delete(ref)
-        return f"{store().root}: written, read back and deleted in {time.monotonic() - begun:.1f} s"
-
-    found = _tried("store", probe, "check TINYBERT_STORE, the AWS_* variables, and the rights to put, get and delete")
-    return found.model_copy(update={"passing": False})
-
-
-def check_tracking(config: DistillConfig) -> Iterator[Finding]:
-    """MLflow answers; where it does not, a run goes on and is logged later, but cannot publish."""
-    shown = without_credentials(settings().tracking_uri)
-    try:
-        tracker().experiment_id(settings().experiment)
-    except InputError as error:
-        yield Finding(what="MLflow", status="wrong", found=str(error), mend="set MLFLOW_TRACKING_URI")
-        return
-    except Exception as error:  # whatever mlflow and its HTTP client raise
-        reason = without_credentials(error).splitlines()[0][:200]
-        later = "logging will be delayed" + (", and publishing at the end needs it" if config.publish.enabled else "")
-        mend = "start it, or set MLFLOW_TRACKING_URI"
-        yield Finding(what="MLflow", status="warning", found=f"{shown}: {reason}; {later}", mend=mend)
-        return
-    yield Finding(what="MLflow", status="ok", found=f"{shown}: experiment {settings().experiment!r}")
-    if config.publish.enabled:
-        name = config.publish.name or config.name
-        yield _tried("registry", lambda: f"{name!r} has {len(registry().model(name).versions)} versions")
-
-
-def check_limits(config: DistillConfig) -> Iterator[Finding]:
-    """The concurrency limits that stages and publishing occupy exist, and have slots."""
-    named = {settings().slots: "TINYBERT_SLOTS"}
-    if config.publish.enabled:
-        named[settings().promotions] = "TINYBERT_PROMOTIONS"
-    with get_client(sync_client=True) as client:
-        for name, variable in named.items():
-            make = f"prefect gcl create {name} --limit 1, or set {variable}"
-            try:
-                limit = client.read_global_concurrency_limit_by_name(name)
-            except ObjectNotFound:
-                yield Finding(what=f"limit {name}", status="wrong", found="Prefect has no such limit", mend=make)
-                continue
-            found = f"{limit.active_slots} of {limit.limit} slots are taken"
-            if not limit.active:
-                found, mend = "switched off: nothing is limited", f"prefect gcl enable {name}"
-                yield Finding(what=f"limit {name}", status="warning", found=found, mend=mend)
-            elif not limit.limit:
-                mend = f"prefect gcl update {name} --limit 1"
-                yield Finding(what=f"limit {name}", status="wrong", found="it has no slots", mend=mend)
-            else:
-                yield Finding(what=f"limit {name}", status="ok", found=found)
+def _room(config: DistillConfig, look: Look | None) -> list[Finding]:
+    """Whether this machine has the disk and the memory for what is known of a run."""
+    if look is None or look.amounts is None:
+        return []
+    costs = look.costs(look.amounts)
+    return [*check_disk(costs), check_memory(config, costs)]
 
 
 def _speed(config: DistillConfig, look: Look, seconds: float) -> tuple[Finding, Speed | None]:
@@ -203,7 +178,7 @@ def check_sources(config: DistillConfig) -> tuple[list[Finding], Sources | None]
     try:
         found = resolve_sources.fn(config)
     except (InputError, IntegrityError, TransientError) as error:
-        rows, told = _each_source(config), _wrong("form", error)
+        rows, told = _each_source(config), failed("form", error)
         return (rows if any(finding.found == told.found for finding in rows) else [*rows, told]), None
     read = [name for name, value in found if isinstance(value, Ref)]
     return [Finding(what="sources", status="ok", found=f"found and pinned: {', '.join(read)}")], found
@@ -234,7 +209,7 @@ def _each_source(config: DistillConfig) -> list[Finding]:
         pinned[name] = sources.pin(uri, kind)
         return f"{uri} has digest {pinned[name].digest[:12]}"
 
-    rows = [_tried(name, partial(pin, name, uri, kind)) for name, (uri, kind) in named.items() if uri]
+    rows = [tried(name, partial(pin, name, uri, kind)) for name, (uri, kind) in named.items() if uri]
     if "teacher.source" in pinned and ("student.source" in pinned or not config.student.source):
         student = pinned.get("student.source")
         rows += _each_fit(config, sources.local(pinned["teacher.source"]), sources.local(student) if student else None)
@@ -249,7 +224,7 @@ def _each_fit(config: DistillConfig, teacher: Path, student: Path | None) -> lis
         return [Finding(what="models", status="wrong", found=str(error))]
     if config.teacher.fine_tuned:
         checks["labels"] = partial(taught_labels, teacher)
-    rows = [_tried(name, partial(_called, check)) for name, check in checks.items()]
+    rows = [tried(name, partial(_called, check)) for name, check in checks.items()]
     return [finding for finding in rows if finding.status != "ok"]
 
 

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 from tasks import sources
 from tasks.connections import store
 from tasks.data import Sources
+from tasks.masking import masked
 from tasks.policy import stage_module
 from tasks.settings import settings
 from tinybert.config import DistillConfig
 from tinybert.errors import InputError
 from tinybert.estimate import GIGABYTE, Amounts, StageCost, estimate
 from tinybert.estimate_encoder import Encoder
-from tinybert.preflight_report import Finding, Speed, total_gigabytes
+from tinybert.preflight_report import Finding, Speed, Status, total_gigabytes
 
 NARROW, WIDE = 2, 4
 """Bytes of a number in bf16, and in fp32."""
@@ -62,8 +63,14 @@ class _Places(NamedTuple):
         return self.teacher, self.student
 
 
-def glimpsed_rows(config: DistillConfig, found: Sources) -> Look:
-    """Rows as they stand in the sources, counted for a second or two. What is wrong with them, `prepare` will say."""
+def glimpsed_rows(config: DistillConfig, found: Sources, unreadable: Status = "warning") -> Look:
+    """Rows as they stand in the sources, counted for a second or two.
+
+    Args:
+        config: Of the run.
+        found: Its sources.
+        unreadable: What it is that rows cannot be read; `prepare` will say it again.
+    """
     look, places = _module(), _Places.of(found)
     splits = look.Splits(places.data, places.validation, places.test)
     try:
@@ -71,7 +78,7 @@ def glimpsed_rows(config: DistillConfig, found: Sources) -> Look:
         rows = _rows(amounts)
     except InputError as error:
         mend = "the stage prepare will not take them either; python -m flows.doctor says all that is wrong"
-        amounts, rows = None, Finding(what="rows", status="warning", found=str(error), mend=mend)
+        amounts, rows = None, Finding(what="rows", status=unreadable, found=str(error), mend=mend)
     return Look(config, places.teacher, look.encoders(config, *places.models), [rows], amounts)
 
 
@@ -133,7 +140,8 @@ def _teacher(config: DistillConfig, prepared: Path, teacher: Path) -> Finding:
         score = _module().check_sample(prepared, teacher, optim.precision, floor)
     except InputError as error:
         return Finding(what="teacher", status="wrong", found=str(error))
-    found = f"{config.data.score} {score:.1%} on {_module().ASKED} validation rows at most, above fine_tune.floor"
+    above = "" if floor is None else ", above fine_tune.floor"
+    found = f"{config.data.score} {score:.1%} on {_module().ASKED} validation rows at most{above}"
     return Finding(what="teacher", status="ok", found=found)
 
 
@@ -192,6 +200,6 @@ def warm_up(config: DistillConfig, look: Look, seconds: float) -> tuple[Finding,
     try:
         found = importlib.import_module("tinybert.warm_up").measure(look.teacher, config.layers.optim, length, seconds)
     except Exception as error:  # what is only for information must not end a run
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = masked(str(error)).strip().partition("\n")[0][:200]
         return Finding(what="speed", status="warning", found=f"cannot be measured: {reason}"), None
     return Finding(what="speed", status="ok", found=str(found)), found

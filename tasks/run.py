@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from tasks import sources
 from tasks.connections import store, tracker
 from tasks.lineage import commit
+from tasks.masking import mask_logs, masked_error
 from tasks.progress_page import LiveTable, Row, offer
 from tasks.runners import states_of
 from tasks.settings import settings
@@ -230,6 +231,7 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         stages: How many there will be.
     """
     logger.setLevel(logging.INFO)  # also where a worker, not our command line, set up the logging
+    mask_logs()
     tracker().replay()
     reason = getattr(config, "reason", None) or ""
     tags = {
@@ -250,6 +252,8 @@ def open_run(config: BaseModel, name: str, stages: int) -> Iterator[Run]:
         yield run
     except BaseException as error:
         status = status_after(error)
+        if isinstance(error, Exception) and (shown := masked_error(error)) is not error:
+            raise shown from None
         raise
     finally:
         run.close()

@@ -62,31 +62,41 @@ def _task_that_runs(flow: Flow[..., R]) -> Task[..., R]:
 def _cluster(launch: LaunchConfig) -> Iterator[Any]:
     """Prefect's Ray task runner, whose tasks find store, MLflow and our code wherever they run."""
     ray_launch = importlib.import_module("tasks.ray_launch")
-    environment = ray_launch.environment() | {
-        "TINYBERT_EXPERIMENT": settings().experiment,
-        "TINYBERT_SLOTS": settings().slots,
-    }
-    if settings().tracking_uri.startswith("http"):  # a SQLite file is this machine's
-        environment["MLFLOW_TRACKING_URI"] = settings().tracking_uri
     ray_launch.connect(launch.address, processes=1)
     try:
         gpus = {"num_gpus": 1} if ray_launch.ray.cluster_resources().get("GPU") else {}  # without, a task sees none
         prefect_ray = importlib.import_module("prefect_ray")
         with prefect_ray.RayTaskRunner() as runner, prefect_ray.context.remote_options(**gpus):
-            runner._run_prefect_task = _in_environment(environment, runner._run_prefect_task)
+            runner._run_prefect_task = _in_environment(environment(), runner._run_prefect_task)
             yield runner
     finally:
         ray_launch.ray.shutdown()
 
 
-def _in_environment(environment: dict[str, str], run: Callable[..., Any]) -> Callable[..., Any]:
+def environment() -> dict[str, str]:
+    """What a task must know on any node: of its inputs, as a stage there, of MLflow and its password, of the limits."""
+    known = settings()
+    given: dict[str, str] = importlib.import_module("tasks.ray_launch").environment()
+    given |= {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    given.pop("MLFLOW_TRACKING_URI", None)
+    if not known.tracking_uri.startswith("sqlite"):  # a file of this machine
+        given["MLFLOW_TRACKING_URI"] = known.tracking_uri
+    return given | {
+        "TINYBERT_EXPERIMENT": known.experiment,
+        "TINYBERT_TRACKING_PAGE": known.tracking_page,
+        "TINYBERT_SLOTS": known.slots,
+        "TINYBERT_PROMOTIONS": known.promotions,
+    }
+
+
+def _in_environment(variables: dict[str, str], run: Callable[..., Any]) -> Callable[..., Any]:
     """A function that runs another with these variables set; with it they travel over Ray's own connection.
 
     A runtime environment would carry them as well, but Ray writes it into its logs.
     """
 
     def run_there(*arguments: Any, **named: Any) -> Any:
-        os.environ.update(environment)
+        os.environ.update(variables)
         os.environ.setdefault("TINYBERT_WORK", str(Path(tempfile.gettempdir()) / "tinybert"))
         return run(*arguments, **named)
 

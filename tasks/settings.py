@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     """TINYBERT_EXPERIMENT: MLflow experiment."""
     tracking_uri: str = Field("sqlite:///build/mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
     """MLFLOW_TRACKING_URI: MLflow server, or a SQLite file."""
+    tracking_page: str = ""
+    """TINYBERT_TRACKING_PAGE: where browsers find MLflow, where that is not MLFLOW_TRACKING_URI; links lead there."""
     slots: str = "accelerator"
     """TINYBERT_SLOTS: Prefect concurrency limit that accelerator stages occupy, one slot each."""
     promotions: str = "promotions"

@@ -1,8 +1,11 @@
 """Finding what a source URI names, wherever it is: files and hubs, the object store, the model registry."""
 
 import fnmatch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tasks.connections import registry, store
 from tasks.settings import settings
@@ -12,6 +15,30 @@ from tinybert.refs import ModelRef, Ref
 from tinybert.sources import HUB_FILES, Kind, check_pin, parse, resolve
 
 R = TypeVar("R", bound=Ref)
+T = TypeVar("T")
+
+_KNOWN: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
+"""Within `looked_at_once`, what is known of sources."""
+
+
+@contextmanager
+def looked_at_once() -> Iterator[None]:
+    """Inside, a source that several ask for is fetched and digested for the first of them only."""
+    before = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(before)
+
+
+def _once(key: tuple[Any, ...], look: Callable[[], T]) -> T:
+    known = _KNOWN.get()
+    if known is None:
+        return look()
+    if key not in known:
+        known[key] = look()
+    found: T = known[key]
+    return found
 
 
 def pin(uri: str, kind: type[R]) -> R:
@@ -22,6 +49,10 @@ def pin(uri: str, kind: type[R]) -> R:
         StoreError: The object store refuses.
         TransientError: A hub, a store or the registry does not answer.
     """
+    return _once((uri, kind), lambda: _pin(uri, kind))
+
+
+def _pin(uri: str, kind: type[R]) -> R:
     source = parse(uri)
     if source.scheme == "models":
         name, _, version = source.location.replace("@", "/").rpartition("/")
@@ -42,6 +73,10 @@ def local(ref: Ref) -> Path:
         SourceError: A source is no longer what it was when it was pinned.
         IntegrityError: A stored artifact was altered.
     """
+    return _once((ref.uri, type(ref), ref.digest), lambda: _local(ref))
+
+
+def _local(ref: Ref) -> Path:
     if is_stored(ref.uri):
         return store().get(Ref(uri=ref.uri, digest=ref.digest))
     kind = _hub_kind(type(ref))

@@ -36,15 +36,25 @@ LOCKED = {"UNAUTHENTICATED": _PASSWORD, "CUSTOMER_UNAUTHORIZED": _PASSWORD, "PER
 class Tracker:
     """One experiment of one MLflow. Building it needs no network, and imports mlflow only when it is used.
 
+    Args:
+        tracking_uri: What is called.
+        experiment: By its name.
+        spool: Directory for what could not be told.
+        flush_seconds: Between two times that runs tell what has gathered.
+        address: Of the pages that links for people lead to, where it is not the tracking URI.
+
     Raises:
         InputError: The tracking URI or the experiment's name can be seen to be wrong.
     """
 
-    def __init__(self, tracking_uri: str, experiment: str, spool: Path, flush_seconds: float = 5.0) -> None:
+    def __init__(
+        self, tracking_uri: str, experiment: str, spool: Path, flush_seconds: float = 5.0, address: str = ""
+    ) -> None:
         if not experiment.strip() or len(experiment) > 500:
             raise InputError(f"experiment {experiment[:40]!r}: found {len(experiment)} characters; give 1 to 500")
         self.uri, self.artifacts = _checked(tracking_uri)
         self.experiment, self.spool, self.flush_seconds = experiment, spool, flush_seconds
+        self._address = address or self.uri
         self.outage = Outage()
         self._experiments: dict[str, str] = {}
 
@@ -181,9 +191,9 @@ class Tracker:
 
     def page(self, experiment: str, run_id: str) -> str | None:
         """Where a server shows the run; None without a server."""
-        if not self.uri.startswith("http"):
+        if not self._address.startswith("http"):
             return None
-        server = events.without_credentials(self.uri).rstrip("/")
+        server = events.without_credentials(self._address).rstrip("/")
         return f"{server}/#/experiments/{self.experiment_id(experiment)}/runs/{run_id}"
 
     def tell(self, run_id: str, batch: list[Event]) -> None:

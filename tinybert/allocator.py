@@ -1,10 +1,13 @@
-"""The C library's memory allocator, told when to keep what was freed, and when to give it back."""
+"""The memory allocators, the C library's and the GPU's, told when to keep what was freed, and when to give it back."""
 
 import ctypes
+import gc
 import sys
 from mmap import PAGESIZE
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # stages that compute nothing import no torch
+    from torch import Tensor
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Parameters of glibc's mallopt(3)."""
@@ -38,7 +41,18 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def forget_pages(tensor: Tensor) -> None:
+def give_back_gpu_memory() -> None:
+    """Hand the GPU memory that nobody uses any more to other processes; nothing where none was used.
+
+    A trainer, its learner and its callbacks refer to each other, so what they hold is free only once it was collected.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def forget_pages(tensor: "Tensor") -> None:
     """Have a tensor that lies in a mapped file take no memory until it is read again, from the file then.
 
     Called where nobody reads what was written into it since. Tensors with memory of their own keep it, and so do all

@@ -95,7 +95,7 @@ def answers(
         asked: The examples.
         truncated: Whether tokens of an example were left out.
     """
-    found = kind_of(released.kind).answers(logits, features, asked.rows)
+    found = kind_of(released.kind, released.always_answers).answers(logits, features, asked.rows)
     said = _Said(released.labels, logits, features, asked, found.values, found.confidence)
     made = _MAKERS[released.kind](said)
     return [replace(answer, truncated=cut) for answer, cut in zip(made, truncated, strict=True)]

@@ -212,6 +212,9 @@ def _check_enough(rows: int, optim: OptimConfig, least: int) -> None:
 class StepBatches(Dataset[Batch]):
     """A process' share of each step's batch; item n belongs to step n.
 
+    Rows of a streamed corpus stand in the order of the disk, and each process gets a run of them, so that it reads few
+    blocks that the others read too. Other rows are dealt out in turn, for they stand in the order of their lengths.
+
     The random numbers of a batch follow from seed and step, so they are the same however often a run was interrupted.
     """
 
@@ -223,11 +226,18 @@ class StepBatches(Dataset[Batch]):
         return self._plan.steps
 
     def __getitem__(self, step: int) -> Batch:
-        rows, mine = self._plan.rows(step), slice(self._process, None, self._processes)
+        rows = self._plan.rows(step)
+        mine = self._share(len(rows))
         chance = torch.Generator().manual_seed(step_seed(self._seed, step))
         if self._rows.random:
             return {name: tensor[mine] for name, tensor in self._rows.batch(rows, chance).items()}
         return self._rows.batch(rows[mine], chance)
+
+    def _share(self, rows: int) -> slice:
+        if self._rows.lengths is not None:
+            return slice(self._process, None, self._processes)
+        first, last = (rows * process // self._processes for process in (self._process, self._process + 1))
+        return slice(first, last)
 
 
 class StepsFrom(Sampler[int]):

@@ -122,8 +122,9 @@ class MlmConfig(Form):
 class FineTuneConfig(Form):
     """Fine-tuning of the teacher."""
 
-    floor: float = Field(0.05, ge=0, le=1)
-    """The run stops where the teacher's score is not this far (0.05: 5 points) above the best constant answer's."""
+    floor: float | None = Field(0.05, ge=0, le=1)
+    """The run stops where the teacher's score is not this far (0.05: 5 points) above the best constant answer's. Empty:
+    it goes on with any teacher, e.g. of WNLI, where few are above it."""
     optim: OptimConfig = OptimConfig(learning_rate=3e-5)
     """Training."""
     selection: SelectionConfig = SelectionConfig(patience=2)

@@ -13,6 +13,8 @@ _PARTS = (".train", ".dev", ".test", ".testa", ".testb")
 """Endings that name a split, as in eng.testa; what has no ending at all may be such a file too."""
 _NO_TABLES = ("readme", "license", "licence", "copying", "notice", "makefile")
 _DOCUMENT = "-DOCSTART-"
+_HEADERS = ("tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels")
+"""What stands over the column of tags in files that name their columns."""
 
 
 def is_conll(file: Path) -> bool:
@@ -29,11 +31,13 @@ def read(file: Path) -> Table | None:
     A file with one column has no tags.
 
     Raises:
-        DataError: It cannot be read as text, or its lines differ in the number of columns.
+        DataError: It cannot be read as text, it has a header, or its lines differ in the number of columns.
     """
     first = next(_lines(file), None)
     if first is None:
         return None
+    if len(first) > 1 and first[-1].lower() in _HEADERS:
+        raise DataError(f"{file.name}: its first line names columns ({', '.join(first)}), not a word; take it out")
     columns = ["tokens", "tags"] if len(first) > 1 else ["tokens"]
     return Table(columns, _sentences(file, len(columns)))
 

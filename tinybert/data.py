@@ -52,7 +52,12 @@ class TaskData:
     @property
     def kind(self) -> TaskKind:
         """What kind of task it is."""
-        return kind_of(self.manifest["kind"])
+        return kind_of(self.manifest["kind"], self.always_answers)
+
+    @property
+    def always_answers(self) -> bool:
+        """Every question that is trained on has an answer."""
+        return bool(self.manifest.get("always_answers"))
 
     @property
     def metric(self) -> str:
@@ -83,7 +88,7 @@ class TaskData:
     def described(self) -> dict[str, Any]:
         """What `write_manifest` wants to be told by whoever makes a data set with other training rows of this one."""
         named = ("kind", "metric", "labels", "max_length", "test_is_validation", "other_tests")
-        return {name: self.manifest[name] for name in named}
+        return {"always_answers": self.always_answers} | {name: self.manifest[name] for name in named}
 
     def copy_held_out(self, out: Path) -> None:
         """Take the splits that are not trained on, as they are, into a data set with other training rows."""
@@ -153,6 +158,7 @@ def write_manifest(
     metric: str = "accuracy",
     test_is_validation: bool = False,
     other_tests: Sequence[str] = (),
+    always_answers: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Describe the splits and write `manifest.json`, the last file of the directory.
@@ -165,6 +171,7 @@ def write_manifest(
         metric: The score that decides.
         test_is_validation: No rows were left to test on apart.
         other_tests: Further tests, for which there is a split each.
+        always_answers: Every question that is trained on has an answer.
         **more: What else is to be said.
 
     Raises:
@@ -184,6 +191,7 @@ def write_manifest(
         "splits": described,
         "test_is_validation": test_is_validation,
         "other_tests": list(other_tests),
+        "always_answers": always_answers,
         **more,
     }
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

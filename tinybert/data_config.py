@@ -84,7 +84,10 @@ class DataConfig(Form):
     slice_by: str | None = None
     """Column by whose values the scores are broken down, e.g. a channel or a product. Empty: none."""
     leaks: Literal["remove", "refuse"] = "remove"
-    """Texts that stand in several splits: keep them in the one that judges the others, or refuse the data."""
+    """Training rows that stand among validation or test rows too: take them out, or refuse the data, as then also where
+    validation rows stand in a test."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """Rows that cannot be read, e.g. with an empty text or without a label: refuse the data, or leave them out."""
     max_length: int = Field(128, ge=8, le=512)
     """Tokens per example, special tokens included; longer ones are cut, long contexts are read in windows that overlap
     by a third. Time and memory grow with it."""

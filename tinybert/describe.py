@@ -5,19 +5,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from datasets import Dataset
 
 from tinybert.data import TaskData
 from tinybert.data_config import SPLITS, DataConfig
-from tinybert.kinds import kind_of
 from tinybert.kinds.task_kind import Label, TaskKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 FEW = 10
 """Rows of a label that are too few to learn it, or to say how well it was learnt."""
 UNBALANCED = 100
@@ -34,39 +34,22 @@ _CELL = str.maketrans({"|": "\\|", "\n": " "})
 
 
 def describe_prepared(data: TaskData, config: DataConfig, tokenizer: "PreTrainedTokenizerBase | None" = None) -> str:
-    """The description of a prepared data set; see `describe`."""
-    manifest = data.manifest
-    splits = {split: data.rows(split) for split in manifest["splits"]}
-    return describe(
-        splits, config, data.labels, manifest["dropped"], manifest["test_is_validation"], tokenizer=tokenizer
-    )
-
-
-def describe(
-    splits: Mapping[str, Dataset],
-    config: DataConfig,
-    labels: Sequence[str],
-    dropped: Mapping[str, int],
-    test_is_validation: bool,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> str:
-    """Markdown that can be read as it is.
+    """A prepared data set as Markdown that can be read as it is.
 
     Args:
-        splits: Prepared rows; see `tinybert.data.schema`.
+        data: What `tinybert.stages.prepare` wrote.
         config: What was asked for.
-        labels: Names of a model's outputs.
-        dropped: How many duplicates and leaks there were.
-        test_is_validation: Whether the test rows are the validation rows.
         tokenizer: The teacher's, to count tokens with.
     """
-    kind = kind_of(config.kind)
+    manifest, kind, labels = data.manifest, data.kind, data.labels
+    splits = {split: data.rows(split) for split in manifest["splits"]}
     parts = {split: _Split(rows, kind, labels) for split, rows in splits.items() if len(rows)}
     pieces = {split: _Pieces(part, tokenizer, config.max_length) for split, part in parts.items()} if tokenizer else {}
-    problems = [*_problems(parts, test_is_validation), *_problems_of_pieces(pieces, config)]
+    problems = [*manifest["problems"], *_problems(parts, labels, data.test_is_validation)]
+    problems += _problems_of_pieces(pieces, config, data.test_is_validation)
     sections = {
         "Data": _asked_for(config, labels),
-        "Rows": _rows(parts, dropped),
+        "Rows": _rows(parts, manifest["dropped"]),
         "Labels": _labels(parts),
         "Length in characters": _percentiles({split: part.lengths for split, part in parts.items()}),
         "Length in tokens": _tokens(pieces, config),
@@ -109,6 +92,15 @@ class _Split:
             if script := script_of(character):
                 scripts[script] += count
         return scripts
+
+    def contradicted(self) -> list[str]:
+        """Texts that stand with different labels, each once."""
+        labels: dict[tuple[str, str], str] = {}
+        found: dict[str, None] = {}
+        for texts, label in zip(self.texts(), map(str, self.labels), strict=True):
+            if labels.setdefault(texts, label) != label:
+                found[" / ".join(filter(None, texts))] = None
+        return list(found)
 
     def misplaced(self) -> int:
         """Answers that do not stand where they should."""
@@ -167,10 +159,12 @@ def _asked_for(config: DataConfig, labels: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _rows(parts: Mapping[str, _Split], dropped: Mapping[str, int]) -> str:
-    table = _table(["split", "rows"], [[split, f"{len(part):,}"] for split, part in parts.items()])
-    gone = ", ".join(f"{count:,} {what}" for what, count in dropped.items())
-    return f"{table}\nDropped: {gone}."
+def _rows(parts: Mapping[str, _Split], dropped: Mapping[str, Mapping[str, int]]) -> str:
+    """How many there are, and how many were dropped for which reason."""
+    reasons = sorted({reason for found in dropped.values() for reason in found})
+    header = ["split", "rows", *(f"{reason.replace('_', ' ')} dropped" for reason in reasons)]
+    counts = {s: [len(part), *(dropped.get(s, {}).get(reason, 0) for reason in reasons)] for s, part in parts.items()}
+    return _table(header, [[split, *(f"{count:,}" for count in found)] for split, found in counts.items()])
 
 
 def _labels(parts: Mapping[str, _Split]) -> str:
@@ -242,14 +236,18 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # Problems -------------------------------------------------------------------------------------------------------------
 
 
-def _problems(parts: Mapping[str, _Split], test_is_validation: bool) -> Iterator[str]:
+def _problems(parts: Mapping[str, _Split], labels: Sequence[str], test_is_validation: bool) -> Iterator[str]:
     if test_is_validation:
         yield "no rows are left to test on: models are compared on the rows that checkpoints are chosen on"
-    known = {name for part in parts.values() for name, count in part.counts.items() if count or name in part.names}
-    for split, part in parts.items():
-        absent = [name for name, count in part.counts.items() if not count and name in known]
+    alike = [name for name in labels if sum(name.casefold() == other.casefold() for other in labels) > 1]
+    if alike:
+        yield f"labels differ in case only: {', '.join(alike)}"
+    for split, part in _looked_at(parts, test_is_validation):
+        absent = [name for name, count in part.counts.items() if not count]
         if absent:
             yield f"{split} has nothing of {', '.join(absent)}"
+        if texts := part.contradicted():
+            yield f"{len(texts):,} texts of {split} stand with different labels, e.g. {_short(texts[0])!r}"
         if misplaced := part.misplaced():
             yield f"{misplaced:,} answers of {split} do not stand at their place in the context"
     counts = parts[SPLITS[0]].counts
@@ -262,8 +260,13 @@ def _problems(parts: Mapping[str, _Split], test_is_validation: bool) -> Iterator
         yield f"labels are very unbalanced: {most:,} of {often}, {least:,} of {rare}"
 
 
-def _problems_of_pieces(pieces: Mapping[str, _Pieces], config: DataConfig) -> Iterator[str]:
-    for split, piece in pieces.items():
+def _looked_at(parts: Mapping[str, T], test_is_validation: bool) -> list[tuple[str, T]]:
+    """Those with problems of their own: test rows that are the validation rows have none."""
+    return [(split, part) for split, part in parts.items() if split != "test" or not test_is_validation]
+
+
+def _problems_of_pieces(pieces: Mapping[str, _Pieces], config: DataConfig, test_is_validation: bool) -> Iterator[str]:
+    for split, piece in _looked_at(pieces, test_is_validation):
         if piece.windows <= 1 and piece.cut > NOTED:
             yield f"{piece.cut:.1%} of the rows of {split} are cut at {config.max_length} tokens: raise data.max_length"
         if piece.unknown > NOTED:

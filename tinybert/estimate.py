@@ -134,7 +134,7 @@ class _Run:
             yield self._augment(copies_gb)
             yield StageCost(name="gather", gigabytes=rows_gb + copies_gb)
         yield self._targets()
-        if config.copies_are_judged:
+        if config.augment.enabled:
             yield StageCost(name="screen", gigabytes=rows_gb + copies_gb)
         if config.layers.enabled:
             yield self._layers()

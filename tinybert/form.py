@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -22,6 +23,12 @@ def _in_written_order(schema: dict[str, Any]) -> None:
         field["position"] = position
 
 
+def _title(form: type) -> str:
+    """What stands over the box: `FineTuneConfig` is "Fine tune"."""
+    words = re.findall(r"[A-Z][a-z0-9]*", form.__name__.removesuffix("Config"))
+    return " ".join([words[0], *(word.lower() for word in words[1:])])
+
+
 class Form(BaseModel):
     """One box of the Prefect form. The docstring under a field is its description there."""
 
@@ -32,6 +39,7 @@ class Form(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         json_schema_extra=_in_written_order,
+        model_title_generator=_title,
     )
 
     @model_validator(mode="before")

@@ -14,10 +14,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tinybert.batches import Batch
+from tinybert.allocator import give_back_gpu_memory
+from tinybert.batches import Batch, Indices
 from tinybert.progress import logger
 
 R = TypeVar("R")
+S = TypeVar("S", Indices, list[int])
+NO_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""What errors without a class of their own say: the CPU's allocator, cuBLAS and cuDNN, the driver."""
 
 
 def slices(batch: Batch, rows: int) -> Iterator[Batch]:
@@ -29,6 +33,11 @@ def slices(batch: Batch, rows: int) -> Iterator[Batch]:
 def batch_rows(batch: Batch) -> int:
     """Rows of a batch: every tensor of it has them first."""
     return len(next(iter(batch.values())))
+
+
+def batch_length(batch: Batch) -> int:
+    """Tokens of each of its rows, padding included; 1 where it is not made of tokens."""
+    return batch["input_ids"].shape[1] if "input_ids" in batch else 1
 
 
 def clip_gradients(parameters: list[nn.Parameter], longest: float) -> Tensor:
@@ -76,49 +85,79 @@ class _Graded(torch.autograd.Function):
 
 
 class SliceSize:
-    """Rows a slice may have: halved whenever memory runs out, and remembered for the stage.
+    """Tokens a slice may have: halved whenever memory runs out, and remembered.
+
+    Tokens, padding included, for under a token budget one batch has a few long rows, another many short ones.
 
     Args:
         what: The stage's name, for the message.
         parts: Slices a batch is cut into as long as memory suffices.
-        file: Where a limit is kept, so that a resumed run need not find it out again.
+        file: Where a limit is kept, so that a resumed run need not find it out again; None: nowhere.
     """
 
-    def __init__(self, what: str, parts: int, file: Path) -> None:
+    def __init__(self, what: str, parts: int = 1, file: Path | None = None) -> None:
         self._what, self._parts, self._file = what, parts, file
-        self._limit: int = json.loads(file.read_text())["rows"] if file.is_file() else sys.maxsize
+        kept = json.loads(file.read_text()) if file is not None and file.is_file() else {}
+        self._limit: int = kept.get("tokens", sys.maxsize)
 
-    def fitting(self, compute: Callable[[int], R], batch: int, clear: Callable[[], None]) -> R:
+    def fitting(self, compute: Callable[[int], R], batch: int, clear: Callable[[], None], length: int = 1) -> R:
         """Call `compute` with the rows of a slice until it does not run out of memory.
 
         Args:
             compute: Called with the number of rows.
             batch: Rows of the batch to be sliced.
             clear: Called after a failure, to drop what was half computed.
+            length: Tokens of each row, padding included.
 
         Raises:
             RuntimeError: Not even a single row fits, or another error than missing memory.
         """
         while True:
-            rows = min(self._limit, -(-batch // self._parts))
+            rows = min(max(1, self._limit // length), -(-batch // self._parts))
             try:
                 return compute(rows)
             except RuntimeError as error:
                 if not out_of_memory(error) or rows == 1:
                     raise
             clear()  # outside of the handler, whose error holds on to the failed tensors
-            self._remember(-(-rows // 2))
+            give_back_gpu_memory()  # cuBLAS takes its own from the driver, past what torch has kept
+            half = -(-rows // 2)
+            self._remember(half * length)
             logger.warning(
-                "%s  out of memory: the batch of %d rows, now in slices of %d", self._what, batch, self._limit
+                "%s  out of memory: the batch of %d rows of %d tokens, now in slices of %d rows",
+                *(self._what, batch, length, half),
             )
 
-    def _remember(self, rows: int) -> None:
-        self._limit = rows
+    def computed(self, compute: Callable[[S], R], rows: S, length: int) -> Iterator[tuple[S, R]]:
+        """What `compute` gives of rows, in their order: of all at once, or of as many as fit into memory.
+
+        Args:
+            compute: Called with some of the rows; keeps nothing where it fails.
+            rows: Numbers of rows.
+            length: Tokens of the longest.
+
+        Raises:
+            RuntimeError: As `fitting`.
+        """
+        rest = rows
+
+        def first(size: int) -> tuple[S, R]:
+            return rest[:size], compute(rest[:size])
+
+        while len(rest):
+            part, found = self.fitting(first, len(rest), lambda: None, length)
+            yield part, found
+            rest = rest[len(part) :]
+
+    def _remember(self, tokens: int) -> None:
+        self._limit = tokens
+        if self._file is None:
+            return
         whole = self._file.with_suffix(f".{os.getpid()}")  # of its own: other processes may write theirs
-        whole.write_text(json.dumps({"rows": rows}))
+        whole.write_text(json.dumps({"tokens": tokens}))
         whole.replace(self._file)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that the device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)

@@ -1,4 +1,4 @@
-"""SIGTERM while a stage trains: finish the step, write a checkpoint, then leave as the signal demands."""
+"""SIGTERM while a stage trains: finish the slice, write a checkpoint, then leave as the signal demands."""
 
 import signal
 import threading
@@ -6,6 +6,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from tinybert.progress import logger
+
+
+class InterruptedStepError(Exception):
+    """The step is not finished, for somebody wants to stop."""
 
 
 class Interruption:

@@ -7,6 +7,7 @@ import csv
 import json
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ CHINESE_FRAMES = ("\u8fd9\u90e8\u7535\u5f71\u5f88{}", "\u6545\u4e8b\u771f{}", "\
 
 
 def write(directory: Path, seed: int = 0) -> None:
-    """One folder a task: conll, tickets, topics, stars, squad, chinese; glue has some in the files of its authors."""
+    """One folder a task: conll, tickets, topics, stars, squad, chinese; glue and clue as their authors' files are."""
     chance = random.Random(seed)
     _write_conll(directory / "conll", chance)
     _write_tables(directory, chance)
     _write_squad(directory / "squad", chance)
     _write_glue(directory / "glue", chance)
+    _write_clue(directory / "clue", chance)
 
 
 def words() -> list[str]:
@@ -156,6 +158,57 @@ def _write_glue(directory: Path, chance: random.Random) -> None:
             first = 1000 * list(files).index(file)
             lines = [_glue_row(task, first + number, chance) + "\n" for number in range(rows)]
             (directory / task / f"{file}.tsv").write_text(_HEADERS[task] + "".join(lines), encoding="utf-8")
+
+
+# CLUE -----------------------------------------------------------------------------------------------------------------
+
+CLUE_ROWS = {"train": 128, "dev": 56, "test": 8}
+"""Rows of each file."""
+_NEWS = {"102": "news_entertainment", "100": "news_story", "101": "news_culture"}
+"""Labels of TNEWS for sentences in each of the Chinese frames."""
+
+
+def _news(chance: random.Random) -> list[dict[str, Any]]:
+    characters = "".join(CHINESE.values())
+    rows = [
+        {
+            "label": label,
+            "label_desc": name,
+            "sentence": f"{frame.format(one)}\uff0c{frame.format(other)}",
+            "keywords": "",
+        }
+        for (label, name), frame in zip(_NEWS.items(), CHINESE_FRAMES, strict=True)
+        for one in characters
+        for other in characters
+    ]
+    chance.shuffle(rows)
+    return rows
+
+
+def _papers(chance: random.Random) -> Iterator[dict[str, Any]]:
+    """Abstracts with keywords: of an author, which here praise, or forged."""
+    while True:
+        label = chance.randrange(2)
+        keywords = chance.sample(list(CHINESE.values())[1 - label], 2)
+        said = [frame.format(chance.choice("".join(CHINESE.values()))) for frame in CHINESE_FRAMES]
+        yield {"id": chance.randrange(10**6), "abst": "\uff0c".join(said), "keyword": keywords, "label": str(label)}
+
+
+def _write_clue(directory: Path, chance: random.Random) -> None:
+    """The rows a line in files called json; those of the test have no label."""
+    for task, rows in (("tnews", iter(_news(chance))), ("csl", _papers(chance))):
+        (directory / task).mkdir(parents=True, exist_ok=True)
+        for split, count in CLUE_ROWS.items():
+            lines = [dict(row) for row in islice(rows, count)]
+            if split == "test":
+                lines = [{name: row[name] for name in row if not name.startswith("label")} for row in lines]
+            _write_lines(directory / task / f"{split}.json", lines)
+    labels = [{"label": label, "label_desc": name} for label, name in _NEWS.items()]
+    _write_lines(directory / "tnews" / "labels.json", labels)
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 # Questions ------------------------------------------------------------------------------------------------------------

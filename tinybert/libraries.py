@@ -1,6 +1,9 @@
 """What we ask of the libraries around us, process-wide."""
 
+from logging import CRITICAL
+
 from datasets import disable_progress_bars
+from datasets.utils.logging import set_verbosity
 from transformers.utils import logging as transformers_logging
 
 
@@ -9,3 +12,4 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
+    set_verbosity(CRITICAL)  # it logs an error, then raises it

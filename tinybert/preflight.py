@@ -27,7 +27,7 @@ from tinybert.kinds.task_kind import Columns, TaskKind
 from tinybert.models import load_model, load_tokenizer
 from tinybert.rows import TokenTable
 from tinybert.scoring import predict
-from tinybert.stages.prepare import NO_LABEL
+from tinybert.stages.prepare import NO_LABEL, example_of
 from tinybert.tables import Layout, column_names, one_of, split_files, stream, table_files
 from tinybert.teacher_cache import StateShape
 
@@ -107,7 +107,7 @@ def counted(config: DistillConfig, prepared: Path, teacher: Path, student: Path 
     return _amounts(config, counts, seen, teacher, student, corpus)
 
 
-def check_sample(prepared: Path, teacher: Path, precision: str, floor: float) -> float:
+def check_sample(prepared: Path, teacher: Path, precision: str, floor: float | None) -> float:
     """Hold a given teacher's score on a few validation rows against the floor; gives the score.
 
     Args:
@@ -189,8 +189,13 @@ def _read(files: Sequence[Path], data: DataConfig, kind: TaskKind) -> Iterator[t
     columns = [column for column in (text, pair, label) if column]
     for raw in stream(files, columns, data.where, Layout.of(data)):
         if str(raw[label]) not in data.drop_labels:
-            example = kind.example(raw[text], raw[pair] if pair else None, raw[label], data)
-            yield example.text, example.pair
+            try:
+                example = example_of(raw, data, kind)
+            except DataError:
+                if data.bad_rows == "refuse":
+                    raise
+            else:
+                yield example.text, example.pair
 
 
 def _glimpsed_counts(train: Counted, splits: Splits, data: DataConfig) -> dict[str, Counted]:

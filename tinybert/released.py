@@ -46,6 +46,8 @@ class Released(BaseModel):
     """Tokens per example, or window of a context, at most."""
     pair: bool
     """The model reads pairs: of sentences, or a question and its context."""
+    always_answers: bool = False
+    """Of a model that finds answers: it was trained on none but questions with an answer, and gives each one."""
     default: str
     """Variant that answers where none is named."""
     variants: dict[str, Variant]

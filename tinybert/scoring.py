@@ -12,6 +12,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from tinybert.batches import Indices
+from tinybert.gradients import SliceSize
 from tinybert.kinds.task_kind import Columns, Features, TaskKind
 from tinybert.metrics import check_finite
 from tinybert.precision import autocast
@@ -44,8 +46,9 @@ def predict(
 ) -> Said:
     """Answers to rows, in their order.
 
-    Features go through sorted by length, so that little is padded; the model, which may be one that is only called like
-    a transformers model (`tinybert.onnx_model.OnnxModel`), is in eval mode and is put back after.
+    Features go through sorted by length, so that little is padded, fewer at a time where memory runs out; the model,
+    which may be one that is only called like a transformers model (`tinybert.onnx_model.OnnxModel`), is in eval mode
+    and is put back after.
 
     Raises:
         ModelError: A logit is no finite number; the message has the model's name.
@@ -54,17 +57,21 @@ def predict(
     table = TokenTable(columns, tokenizer, max_length, kind)
     starts, lengths = table.features.starts, table.lengths
     logits = np.zeros((int(starts[-1]) if kind.per_token else len(table), model.config.num_labels), np.float32)
-    order, was_training = np.argsort(lengths, kind="stable"), model.training
+    order, was_training, size = np.argsort(lengths, kind="stable"), model.training, SliceSize(name)
+
+    def ask(chosen: Indices) -> NDArray[np.float32]:
+        inputs = {key: tensor.to(model.device) for key, tensor in table.inputs(chosen).items()}
+        found: NDArray[np.float32] = kind.logits(model(**inputs)).float().cpu().numpy()
+        return found
+
     model.eval()
     with torch.no_grad(), autocast(model.device, precision):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            inputs = {key: tensor.to(model.device) for key, tensor in table.inputs(chosen).items()}
-            found = kind.logits(model(**inputs)).float().cpu().numpy()
-            if kind.per_token:
-                tokens = np.concatenate([np.arange(starts[feature], starts[feature + 1]) for feature in chosen])
-                found = found[np.arange(found.shape[1]) < lengths[chosen, None]]
-            logits[tokens if kind.per_token else chosen] = found
+        for batch in np.split(order, range(batch_size, len(order), batch_size)):
+            for chosen, found in size.computed(ask, batch, int(lengths[batch].max(initial=1))):
+                if kind.per_token:
+                    tokens = np.concatenate([np.arange(starts[feature], starts[feature + 1]) for feature in chosen])
+                    found = found[np.arange(found.shape[1]) < lengths[chosen, None]]
+                logits[tokens if kind.per_token else chosen] = found
     model.train(was_training)
     check_finite(logits, name)
     if not len(table):

@@ -1,12 +1,12 @@
 """Rows into splits: what is missing is split off, what leaks is dropped, what is too much is sampled."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinybert.data_config import SPLITS, DataConfig
 from tinybert.errors import DataError
-from tinybert.kinds.task_kind import Label
+from tinybert.kinds.task_kind import Label, Texts
 from tinybert.sampling import Purpose, choose
 
 
@@ -22,11 +22,18 @@ class Row:
     """Rows are sampled and split so that each stratum keeps its share."""
     group: str | None = field(default=None, compare=False)
     """The value of `data.slice_by`. Rows that differ in it alone are duplicates."""
+    unit: Texts | None = field(default=None, compare=False)
+    """What rows share that no split parts, e.g. the context of questions; None: their sentences."""
 
     @property
-    def sentences(self) -> tuple[str, str | None]:
+    def sentences(self) -> Texts:
         """What a model sees; two rows with the same are the same question."""
         return self.text, self.pair
+
+    @property
+    def key(self) -> Texts:
+        """By what rows are split: those with the same go the same way."""
+        return self.unit or self.sentences
 
 
 Splits = dict[str, list[Row]]
@@ -36,13 +43,14 @@ Splits = dict[str, list[Row]]
 def part(rows: Splits, config: DataConfig, needed: Collection[str] = ()) -> Splits:
     """The splits that are missing, made of the others: validation rows of training rows, test rows of validation rows.
 
-    For each row that is added, or removed, at most one other leaves each split, but for the rounding of quotas
-    (`tinybert.sampling`). With `test_share` 0 no test rows are made.
+    What is split are the rows' keys. For each that is added, or removed, at most one other leaves each split, but for
+    the rounding of quotas (`tinybert.sampling`). With `test_share` 0 no test rows are made.
 
     Args:
         rows: Of each split; maybe none of validation and test.
         config: Shares and seed.
-        needed: Strata without which a split is of no use. The others are joined where they are too small to split.
+        needed: Strata that a split of training rows must have; of which given validation rows have but one, that stays
+            there. The others are joined where they are too small to split.
 
     Raises:
         DataError: There are too few rows of a needed stratum, or in all.
@@ -53,32 +61,59 @@ def part(rows: Splits, config: DataConfig, needed: Collection[str] = ()) -> Spli
         least = 2 if is_parted else 1
         train, validation = _split_off("validation", train, config.validation_share, config.seed, needed, least)
     if is_parted:
-        validation, test = _split_off("test", validation, config.test_share, config.seed, needed)
+        alone = _alone(validation, needed)
+        others = [row for row in validation if row.key not in alone]
+        _, test = _split_off("test", others, config.test_share, config.seed, needed)
+        taken = {row.key for row in test}
+        validation = [row for row in validation if row.key not in taken]
     return {**rows, **dict(zip(SPLITS, (train, validation, test), strict=True))}
 
 
 def _split_off(
     split: str, rows: list[Row], share: float, seed: int, needed: Collection[str], least: int = 1
 ) -> tuple[list[Row], list[Row]]:
-    """What is left, and what is split off: of each stratum at least one row, and at least `least`."""
-    strata = _joined(rows, least / min(share, 1 - share), needed)
+    """What is left, and what is split off: of each stratum at least one unit, and at least `least`."""
+    units = _units(rows)
+    strata = _joined(units, least / min(share, 1 - share), needed)
     sizes = Counter(strata)
-    label, size = min(sizes.items(), key=lambda item: item[1])
-    if size <= least:
-        of_label = f"label {label!r} has" if label in needed else "there are"
+    _check_sizes(split, sizes, needed, least)
+    count = max(round(share * len(units)), least * len(sizes))
+    if len(units) - count < len(sizes):
         raise DataError(
-            f"{of_label} {size} of the rows that data.{split}_share splits; {least + 1} are needed: "
-            f"add rows, or name a data.{split}_source"
-        )
-    count = max(round(share * len(rows)), least * len(sizes))
-    if len(rows) - count < len(sizes):
-        raise DataError(
-            f"{len(rows)} rows cannot be split with data.{split}_share {share:g}: each split "
+            f"{len(units)} rows cannot be split with data.{split}_share {share:g}: each split "
             f"needs a row of each of the {len(sizes)} labels; add rows, or change the share"
         )
     purpose: Purpose = "test" if split == "test" else "split"
-    taken, left = _parted(rows, strata, count, purpose, seed, spare=1, least=least)
-    return left, taken
+    places = choose([unit.key for unit in units], strata, count, purpose=purpose, seed=seed, spare=1, least=least)
+    taken = {units[place].key for place in places}
+    return [row for row in rows if row.key not in taken], [row for row in rows if row.key in taken]
+
+
+def _units(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each key."""
+    firsts: dict[Texts, Row] = {}
+    for row in rows:
+        firsts.setdefault(row.key, row)
+    return list(firsts.values())
+
+
+def _alone(rows: Sequence[Row], needed: Collection[str]) -> set[Texts]:
+    """Keys of the only units of needed strata."""
+    units = _units(rows)
+    sizes = Counter(unit.stratum for unit in units)
+    return {unit.key for unit in units if unit.stratum in needed and sizes[unit.stratum] == 1}
+
+
+def _check_sizes(split: str, sizes: Mapping[str, int], needed: Collection[str], least: int) -> None:
+    """Refuse strata that are too small to be split, all of them at once."""
+    few = {stratum: size for stratum, size in sorted(sizes.items()) if size <= least}
+    if few or not sizes:
+        named = ", ".join(f"{stratum!r} ({size})" for stratum, size in few.items() if stratum in needed)
+        found = f"too few rows of {named}" if named else f"too few rows ({sum(sizes.values())})"
+        raise DataError(
+            f"{found}: data.{split}_share splits what has at least {least + 1} different texts, or contexts; "
+            f"add rows, or name a data.{split}_source"
+        )
 
 
 def _joined(rows: Sequence[Row], smallest: float, needed: Collection[str]) -> list[str]:
@@ -92,26 +127,30 @@ def _joined(rows: Sequence[Row], smallest: float, needed: Collection[str]) -> li
     return [home if row.stratum in small else row.stratum for row in rows]
 
 
+def leaking(rows: Splits, split: str) -> tuple[list[Row], list[str]]:
+    """Rows of train, or of validation, that stand in a split that judges it too; and which splits judge it."""
+    judges = [other for other in rows if rows[other] and other not in ("train", "validation")]
+    if split == "train" and rows["validation"]:
+        judges.insert(0, "validation")
+    seen = {row.sentences for other in judges for row in rows[other]}
+    return [row for row in rows[split] if row.sentences in seen], judges
+
+
 def without_leaks(rows: Splits, config: DataConfig) -> Splits:
-    """Validation without what stands in a test, train without what stands in a test or in validation.
+    """Train without what stands in any other split. The others stay as they were given.
 
     Raises:
-        DataError: There is any, and the form wants the data refused then.
+        DataError: A row of train or validation stands in a split that judges it, and the form wants that refused.
     """
-    tests = [split for split in rows if split not in ("train", "validation") and rows[split]]
-    clean, before = dict(rows), list(tests)
-    seen = {row.sentences for split in tests for row in rows[split]}
-    for split in ("validation", "train"):
-        leaks = [row for row in rows[split] if row.sentences in seen]
-        if leaks and config.leaks == "refuse":
+    for split in ("validation", "train") if config.leaks == "refuse" else ():
+        found, judges = leaking(rows, split)
+        if found:
             raise DataError(
-                f"{len(leaks)} rows of {split} stand in {' or '.join(before)} too, e.g. {leaks[0].text[:60]!r}; "
+                f"{len(found)} rows of {split} stand in {' or '.join(judges)} too, e.g. {found[0].text[:60]!r}; "
                 "remove them, or set data.leaks to remove"
             )
-        clean[split] = [row for row in rows[split] if row.sentences not in seen]
-        seen |= {row.sentences for row in rows[split]}
-        before.insert(0, split)
-    return clean
+    gone = {row.sentences for row in leaking(rows, "train")[0]}
+    return {**rows, "train": [row for row in rows["train"] if row.sentences not in gone]}
 
 
 def sample(rows: list[Row], most: int | None, seed: int, needed: Collection[str] = ()) -> list[Row]:
@@ -125,15 +164,5 @@ def sample(rows: list[Row], most: int | None, seed: int, needed: Collection[str]
     strata = _joined(rows, len(rows) / most, needed)
     if most < len(set(strata)):
         raise DataError(f"{most} rows cannot hold {len(set(strata))} labels; allow more rows")
-    taken, _ = _parted(rows, strata, most, "sample", seed)
-    return taken
-
-
-def _parted(
-    rows: list[Row], strata: list[str], count: int, purpose: Purpose, seed: int, spare: int = 0, least: int = 1
-) -> tuple[list[Row], list[Row]]:
-    """The rows that are taken, and the others, both in the order they had."""
-    sentences = [row.sentences for row in rows]
-    taken = choose(sentences, strata, count, purpose=purpose, seed=seed, spare=spare, least=least)
-    others = [row for place, row in enumerate(rows) if place not in taken]
-    return [rows[place] for place in sorted(taken)], others
+    taken = choose([row.sentences for row in rows], strata, most, purpose="sample", seed=seed)
+    return [rows[place] for place in sorted(taken)]

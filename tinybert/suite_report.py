@@ -86,7 +86,9 @@ def average(lines: Sequence[TaskLine]) -> dict[str, float]:
 def table_rows(lines: Sequence[TaskLine]) -> list[list[str]]:
     """The lines as rows of text, the heading first, the average last."""
     means = average(lines)
-    last = ["average", "", *(_percent(means.get(name)) for name in ("teacher", "student", "retention"))]
+    done = sum(entry.teacher is not None for entry in lines)
+    named = "average" if done in (0, len(lines)) else f"average of {done} of {len(lines)}"
+    last = [named, "", *(_percent(means.get(name)) for name in ("teacher", "student", "retention"))]
     return [list(HEADINGS), *map(_row, lines), [*last, "", "", "", "", _minutes(sum(e.seconds or 0 for e in lines))]]
 
 

@@ -11,13 +11,15 @@ from typing import Any
 from tinybert import conll, squad, tabular
 from tinybert.data_config import DataConfig
 from tinybert.errors import DataError
-from tinybert.tabular import READERS, Table, suffix
+from tinybert.tabular import READERS, Table, first_line, suffix
 
 _SPLIT_NAMES = {
     "train": r"train(ing)?",
     "validation": r"(validation|valid|val|dev|testa)",
     "test": r"(test(ing)?|testb)",
 }
+_BESIDE = ("dataset_infos.json", "dev_ids.tsv")
+"""What the hub, and GLUE for MRPC, write beside tables."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*|[\W\d_]+")
 """What the names of two parts of one split may differ in."""
 
@@ -78,7 +80,7 @@ def table_files(directory: Path, layout: Layout = PLAIN) -> list[Path]:
     """
     inside = [file for file in sorted(directory.rglob("*")) if file.is_file() and _is_table(file, layout)]
     visible = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(directory).parts)]
-    files = [file for file in visible if file.name != "dataset_infos.json"]
+    files = [file for file in visible if file.name.removesuffix(".gz") not in _BESIDE]
     if not files:
         raise DataError(f"{directory}: no table found; expected files of {_known(layout)}")
     return files
@@ -204,8 +206,27 @@ def _found(column: str, table: Table, file: Path) -> str:
     found = one_of(column, table.columns)
     if found is None:
         wanted = " or ".join(map(repr, column.split("|")))
-        raise DataError(f"{file.name}: no column {wanted}; it has {', '.join(sorted(table.columns))}")
+        advice = _advice(column, table.columns, file)
+        raise DataError(f"{file.name}: no column {wanted}; it has {', '.join(sorted(table.columns))}{advice}")
     return found
+
+
+def _advice(column: str, columns: Sequence[str], file: Path) -> str:
+    """How a file may be meant that lacks a column, as the end of a sentence; nothing where that is open."""
+    folded = {name.strip().casefold(): name for name in columns}
+    meant = [folded[name.casefold()] for name in column.split("|") if name.casefold() in folded]
+    if meant:
+        return f"; did you mean {meant[0]!r}?"
+    if suffix(file) == ".json" and "data" in columns:
+        return "; where it holds questions as SQuAD does, set data.kind to question_answering"
+    if len(columns) > 1 or suffix(file) not in (".csv", ".tsv", ".txt"):
+        return ""
+    line = first_line(file)
+    if "\t" in line:
+        return "; tabs part its columns: let its name end in .tsv"
+    mark = {".csv": ";", ".tsv": ","}.get(suffix(file), "")
+    better = "save it with commas between" if mark == ";" else "let its name end in .csv"
+    return f"; {mark!r} parts its columns: {better}" if mark and mark in line else ""
 
 
 def _open(file: Path, layout: Layout) -> Table | None:

@@ -1,5 +1,6 @@
 """Rows of csv, tsv, parquet, json, txt and arrow files, gzipped or not, through the readers of `datasets`."""
 
+import codecs
 import csv
 import gzip
 import zlib
@@ -24,6 +25,8 @@ READERS = {
 READ_ERRORS = (ValueError, OSError, EOFError, zlib.error, DatasetsError)
 """What the readers raise for a damaged file; Arrow's and pandas' own errors are ValueErrors."""
 
+TEXT = "text"
+"""The one column of a txt file that is no table."""
 BATCH = 2048
 """Rows of a Parquet file read at a time; without a number, its reader refuses an empty one."""
 
@@ -58,18 +61,23 @@ def open_text(file: Path) -> Iterator[str]:
 def read(file: Path, header: Sequence[str] = (), text: Sequence[str] = ()) -> Table | None:
     """A file's columns and rows, names in place of the numbers of classes; None where it is empty.
 
+    A txt file is read as a tsv where its first line has tabs and is known to be more than text: by what it names, or
+    because the form names its columns. Else it has one column, "text", and a row a line.
+
     Args:
         file: Its suffix is one of `READERS`.
-        header: Names of the columns of a csv or tsv file whose first line names none of `text`.
+        header: Names of the columns of a csv, tsv or tabbed txt file whose first line has none of them, and none of
+            `text`.
         text: Names the column of the text may have.
 
     Raises:
         DataError: It cannot be read.
     """
-    reader, options = READERS[suffix(file)], _options(file)
+    ending = ".tsv" if suffix(file) == ".txt" and _has_columns(file, header, text) else suffix(file)
+    reader, options = READERS[ending], _options(ending)
     try:
         if reader == "csv":
-            options |= _columns(file, header, text)
+            options |= _columns(file, ending, header, text)
         rows = load_dataset(reader, data_files=str(file), split="train", streaming=True, **options)
         rows = rows if rows.column_names else rows._resolve_features()
         if reader == "csv":  # cells as they are written: types guessed from the first rows fail later
@@ -82,22 +90,36 @@ def read(file: Path, header: Sequence[str] = (), text: Sequence[str] = ()) -> Ta
     return Table(rows.column_names or [], _named(_reading(rows, file), rows.features))
 
 
-def _options(file: Path) -> dict[str, Any]:
+def first_line(file: Path) -> str:
+    """Of a text file; nothing where it is empty.
+
+    Raises:
+        DataError: It is damaged, or not UTF-8.
+    """
+    return next(open_text(file), "")
+
+
+def _has_columns(file: Path, header: Sequence[str], text: Sequence[str]) -> bool:
+    cells = first_line(file).split("\t")
+    return len(cells) > 1 and bool(header or set(text) & set(cells) or (text and TEXT not in text))
+
+
+def _options(ending: str) -> dict[str, Any]:
     """What the reader of a file is to be told. Without `index_col`, a tab at the end of lines shifts all columns."""
-    if suffix(file) == ".parquet":
+    if ending == ".parquet":
         return {"batch_size": BATCH}
-    if READERS[suffix(file)] != "csv":
+    if READERS[ending] != "csv":
         return {}
     cells: dict[str, Any] = {"keep_default_na": False, "index_col": False, "sep": ","}
-    return cells | ({"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix(file) == ".tsv" else {})
+    return cells | ({"sep": "\t", "quoting": csv.QUOTE_NONE} if ending == ".tsv" else {})
 
 
-def _columns(file: Path, header: Sequence[str], text: Sequence[str]) -> dict[str, Any]:
+def _columns(file: Path, ending: str, header: Sequence[str], text: Sequence[str]) -> dict[str, Any]:
     """The names of the columns, where the first line is a row; a look at whether there are as many as cells."""
     lines = open_text(file)
-    rows = (line.split("\t") for line in lines) if suffix(file) == ".tsv" else csv.reader(lines)
+    rows = (line.split("\t") for line in lines) if ending == ".tsv" else csv.reader(lines)
     first, second = next(rows, []), next(rows, [])
-    if header and not set(text) & set(first):
+    if header and not {*text, *header} & set(first):
         if len(first) != len(header):
             raise DataError(
                 f"{file.name}: its first line has {len(first)} columns, data.header names {len(header)}; name each"
@@ -125,8 +147,18 @@ def _reading(rows: IterableDataset, file: Path) -> Iterator[dict[str, Any]]:
 
 def unreadable(file: Path, error: Exception) -> DataError:
     """What to say of a file that a reader refuses."""
+    if _is_utf16(file):
+        return DataError(f"{file.name}: is UTF-16, which Excel calls Unicode text; save it as UTF-8")
     reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
     return DataError(f"{file.name}: cannot be read as {suffix(file)[1:] or 'text'}: {reason[0]}")
+
+
+def _is_utf16(file: Path) -> bool:
+    try:
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as content:
+            return content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    except READ_ERRORS:
+        return False
 
 
 def _named(rows: Iterator[dict[str, Any]], features: Features | None) -> Iterator[dict[str, Any]]:

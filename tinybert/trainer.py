@@ -5,6 +5,7 @@ It sees one batch a step and one epoch; which rows those are is the plan's busin
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from transformers import (
 from tinybert.allocator import keep_freed_memory
 from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
 from tinybert.errors import QualityError
-from tinybert.gradients import SliceSize, batch_rows, clip_gradients, slices
-from tinybert.interruption import Interruption
+from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, slices
+from tinybert.interruption import InterruptedStepError, Interruption
 from tinybert.learner import Learner, Validation
 from tinybert.precision import device, use_bf16
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
@@ -132,7 +133,10 @@ class StageTrainer(Trainer):
             if is_finished(state, self.batches.steps):
                 safetensors.torch.load_model(self._learner, Path(found) / "model.safetensors")
                 return TrainerState.load_from_json(str(Path(found) / STATE))
-        self.train(resume_from_checkpoint=found)
+        try:
+            self.train(resume_from_checkpoint=found)
+        except InterruptedStepError:
+            self._keep_last_step()
         return self.state
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -155,7 +159,8 @@ class StageTrainer(Trainer):
         self._due = self._told
         self._told = self._agreement(inputs)
         rows = batch_rows(inputs)
-        terms = self._size.fitting(lambda size: self._tried(model, inputs, size), rows, model.zero_grad)
+        compute = partial(self._tried, model, inputs)
+        terms = self._size.fitting(compute, rows, model.zero_grad, batch_length(inputs))
         sum_gradients(self._learner.parameters())
         self._terms.append(terms)
         self._latest = terms["loss"], inputs
@@ -197,12 +202,27 @@ class StageTrainer(Trainer):
         sums: dict[str, Tensor] = {}
         with self.accelerator.no_sync(model):
             for part in slices(batch, rows):
+                self._check_asked()
                 share = self._learner.items(part) / self._told[0].clamp(min=1)  # 0 where no word of a batch is scored
                 terms = model(**{name: t.to(self.args.device, non_blocking=True) for name, t in part.items()})
                 self.accelerator.backward(terms["loss"] * share)
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + term.detach() * share
         return sums
+
+    def _check_asked(self) -> None:
+        """Leave in the middle of a step, for one may take longer than whoever sent the signal waits.
+
+        Several processes leave together, after a step.
+        """
+        if processes() == 1 and self._interruption.asked:
+            raise InterruptedStepError
+
+    def _keep_last_step(self) -> None:
+        """A checkpoint of the last whole step, unless it has one; what was computed of the next is dropped."""
+        step = self.state.global_step
+        if step and last_checkpoint(self._resume) != str(self._resume / f"checkpoint-{step}"):
+            self._save_checkpoint(self._learner, None)
 
     def check_finite(self) -> None:
         """Stop where the loss of the latest step is no number; its batch is kept for a look.

@@ -13,6 +13,7 @@ from tinybert.batches import Rows
 from tinybert.dropout import set_dropout
 from tinybert.interruption import Interruption
 from tinybert.learner import Learner, Validation
+from tinybert.precision import device
 from tinybert.processes import join, process
 from tinybert.progress import OnMetrics
 from tinybert.reporting import Reporter
@@ -62,6 +63,7 @@ def train(
     for directory in (out, resume):
         directory.mkdir(parents=True, exist_ok=True)
     set_dropout(learner, optim.dropout)
+    learner.to(device())  # before: a table that is set aside stays where it is
     shrunk = Shrunk(learner, rows.tokens(), resume)
     with Interruption() as interruption:
         trainer = StageTrainer(what, learner, rows, optim, resume, validation, interruption)

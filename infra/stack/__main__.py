@@ -8,7 +8,7 @@ from types import FrameType
 
 from filelock import Timeout
 
-from infra.stack import control, settings, supervisor
+from infra.stack import checks, control, settings, supervisor
 from infra.stack.layout import ROOT, Layout
 from infra.stack.parts import parts
 from tinybert.errors import InputError
@@ -47,6 +47,8 @@ def up(layout: Layout) -> int:
         say(f"starting the stack in {layout.directory}")
         if control.bring_up(layout, known, say):
             say(UP.format(known=known, layout=layout, python=_python(), stop="Ctrl-C here, or `make down` anywhere"))
+            if layout.tail("setup", lines=1) == checks.UNTOLD:
+                say(checks.UNTOLD)
         for news in control.watch(layout):
             say(news)
         return _gone(layout)

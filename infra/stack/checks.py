@@ -14,6 +14,9 @@ from infra.stack.settings import Settings
 
 POOL = "tinybert"
 WORKER = "local"
+BLOCK = "tinybert-failures"
+"""The notification block through which failed runs are told of, where somebody has made one."""
+UNTOLD = f"no block {BLOCK}: nobody is told of failed runs; docs/retraining.md says how"
 
 
 def database(settings: Settings) -> bool:

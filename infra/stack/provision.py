@@ -3,24 +3,29 @@
 `python -m infra.stack.provision` applies it to the server of PREFECT_API_URL; a team's server is prepared the same way.
 """
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.objects import DeploymentSchedule, StateType
-from prefect.client.schemas.responses import DeploymentResponse
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from infra.stack.checks import POOL
+from infra.stack.checks import BLOCK, POOL, UNTOLD
 from infra.stack.layout import ROOT
+
+T = TypeVar("T")
 
 LIMITS = ("accelerator", "promotions")
 """Stages that compute take a slot of the first, changes of the registry's aliases one of the second."""
@@ -54,18 +59,25 @@ FLOWS = ("distill", "pretrain", "retrain", "suite")
 LIVES = 3
 """How often a run is started at most."""
 
+ASKED_TO_END = "Execution was aborted by a termination signal*"
+"""What Prefect's engine says of a run that SIGTERM has ended."""
+
 RESUMED = AutomationCore(
     name="crashed runs go on at their last checkpoint",
     description=(
         f"A run that crashed is put back in the queue, {LIVES - 1} times at most: whatever happens to a run once it "
-        "has been put back, it is put back again only after it has been running again."
+        "has been put back, it is put back again only after it has been running again. A run that was asked to end, by "
+        "whom and why ever, is let be."
     ),
+    # While a stage trains, SIGTERM has a handler of ours, and the engine of a run that is cancelled cannot learn what
+    # the signal is for: it says Crashed, until its worker says Cancelled. Put back in between, it might start again.
     trigger=EventTrigger(
         expect={"prefect.flow-run.Crashed"},
         match=ResourceSpecification(
             {
                 "prefect.resource.id": ["prefect.flow-run.*"],
                 "prefect.run-count": [str(count) for count in range(1, LIVES)],  # 0: it could not even be started
+                "prefect.state-message": [f"!{ASKED_TO_END}"],
             }
         ),
         match_related=[
@@ -89,16 +101,44 @@ RESUMED = AutomationCore(
 AUTOMATIONS = (CRASHED, RESUMED)
 
 
+def told(block: UUID) -> AutomationCore:
+    """The automation that tells those whom a notification block reaches of runs that fail or crash."""
+    return AutomationCore(
+        name="runs that fail are told of",
+        description=f"A run of a deployment that fails or crashes is told of through the notification block {BLOCK}.",
+        trigger=EventTrigger(
+            expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification({"prefect.resource.role": ["deployment"]}),  # no parts of other runs
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}",
+                body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+            )
+        ],
+    )
+
+
 def provision() -> None:
-    """Apply everything to the server."""
+    """Apply everything to the server. The last line of what is said is for `make up`, which repeats UNTOLD."""
     with get_client(sync_client=True) as client:
         make_pool(client)
         for name in LIMITS:
             make_limit(client, name)
         for automation in AUTOMATIONS:
             apply_automation(client, automation)
+        block = find_block(client)
+        if block:
+            apply_automation(client, told(block))
     make_samples()
     deploy()
+    if not block:
+        print(UNTOLD)
 
 
 def make_pool(client: SyncPrefectClient) -> None:
@@ -142,6 +182,14 @@ def _changed(wanted: AutomationCore, found: AutomationCore) -> bool:
     return wanted.model_dump(include=fields, exclude=apart) != found.model_dump(include=fields, exclude=apart)
 
 
+def find_block(client: SyncPrefectClient) -> UUID | None:
+    """The notification block of our name, whatever it sends: Slack messages, e-mails, requests to some address."""
+    for block in _all(functools.partial(client.read_block_documents, include_secrets=False)):
+        if block.name == BLOCK and block.block_schema and "notify" in block.block_schema.capabilities:
+            return block.id
+    return None
+
+
 def make_samples() -> None:
     """What the deployment `smoke` reads, unless it is there."""
     if not (ROOT / "build" / "smoke" / "teacher").exists():
@@ -161,10 +209,16 @@ def deploy() -> None:
 
 def _schedules(client: SyncPrefectClient) -> dict[tuple[UUID, str | None], DeploymentSchedule]:
     """Those of all deployments, by deployment and slug."""
-    found: list[DeploymentResponse] = []
-    while len(page := client.read_deployments(limit=200, offset=len(found))) > 0:
+    deployments = _all(client.read_deployments)
+    return {(deployment.id, schedule.slug): schedule for deployment in deployments for schedule in deployment.schedules}
+
+
+def _all(read: Callable[..., Sequence[T]]) -> list[T]:
+    """Everything that a question to the API finds, which answers in pages."""
+    found: list[T] = []
+    while len(page := read(limit=200, offset=len(found))) > 0:
         found += page
-    return {(deployment.id, schedule.slug): schedule for deployment in found for schedule in deployment.schedules}
+    return found
 
 
 def _run(*module_and_arguments: str) -> None:
@@ -175,4 +229,6 @@ def _run(*module_and_arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    if not PREFECT_API_URL.value():
+        sys.exit("error: which Prefect server? set PREFECT_API_URL")
     provision()

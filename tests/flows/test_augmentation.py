@@ -1,4 +1,4 @@
-"""Augmentation in shards through real task runs: killed in the middle, and on a Ray cluster."""
+"""Augmentation in shards through real task runs: killed in the middle, on a Ray cluster, and reported."""
 
 import json
 import os
@@ -8,7 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from prefect import flow
+from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL
+
+from flows.command import presets
+from flows.distill import augmented
+from tasks.augmentation import screen_copies
+from tasks.data import prepare_data, resolve_sources
+from tasks.run import open_run
+from tinybert.cli import validated
+from tinybert.config import DistillConfig
+from tinybert.form import merge
+from tinybert.refs import DatasetResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,3 +84,39 @@ def test_shards_on_a_ray_cluster_give_the_same_files(home, form):
     shards, there = finished(form | {"launch": {"engine": "ray", "address": "local"}}, home / "other")
     assert shards == ["Completed"] * 4
     assert there == here
+
+
+@flow(name="screening")
+def screening(config: DistillConfig) -> DatasetResult:
+    """What `distill` does with copies that no teacher judges."""
+    with open_run(config, config.name, 4) as run:
+        found = run.always(resolve_sources, config)
+        prepared = run(prepare_data, found.data, found.validation, found.test, config.data)
+        return run(screen_copies, augmented(run, config, found, prepared, found.teacher), None, config.quality)
+
+
+@pytest.mark.parametrize("task", ["stars", "squad"])
+def test_copies_of_numbers_and_answers_are_reported_in_both_uis(home, smoke_material, task):
+    preset = json.loads(
+        json.dumps(presets("suite")["kinds-smoke"]).replace("file:build/smoke", f"file:{smoke_material}")
+    )
+    config = validated(DistillConfig, merge(merge(preset["settings"], preset["tasks"][task]), {"name": task}))
+    assert not config.copies_are_judged
+    result = screening(config)
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tinybert").experiment_id
+    [screen] = [run for run in client.search_runs([experiment]) if run.info.run_name == "screen"]
+    names = {artifact.path for artifact in client.list_artifacts(screen.info.run_id)}
+    assert {"augmentation.md", "augmentation.png", "examples.json"} <= names
+    examples = client.load_table(experiment, "examples.json", run_ids=[screen.info.run_id])
+    assert {"original", "copy", "label"} <= set(examples.columns)
+    assert not {"teacher", "confidence"} & set(examples.columns)
+    told = result.metrics
+    dropped = sum(value for name, value in told.items() if name.startswith("dropped_"))
+    assert told["asked"] >= told["made"] == told["kept"] + dropped > 0
+    assert len(examples) == min(20, told["kept"])
+    assert told["words_replaced"] > 0
+    assert "flip_rate" not in told
+    report = Artifact.get("augmentation").data
+    assert f"{told['made']:,.0f} were made and {told['kept']:,.0f} kept" in report
+    assert "no teacher judges them" in report

@@ -65,10 +65,10 @@ NONE, AUGMENTED = {"augment": {"enabled": False}}, {"augment": {"enabled": True}
         ("multi_label", AUGMENTED, "gather", "screen", "screen"),
         ("token_classification", AUGMENTED, "gather", "screen", "screen"),
         ("classification", {**AUGMENTED, "logits": {"augmented": False}}, "gather", "screen", "prepare"),
-        ("regression", AUGMENTED, "prepare", "gather", "prepare"),
-        ("question_answering", AUGMENTED, "prepare", "gather", "prepare"),
-        ("regression", {**AUGMENTED, "logits": {"augmented": True}}, "gather", "gather", "gather"),
-        ("question_answering", {**AUGMENTED, "targets": {"states_gb": 1}}, "gather", "gather", "prepare"),
+        ("regression", AUGMENTED, "prepare", "screen", "prepare"),
+        ("question_answering", AUGMENTED, "prepare", "screen", "prepare"),
+        ("regression", {**AUGMENTED, "logits": {"augmented": True}}, "gather", "screen", "screen"),
+        ("question_answering", {**AUGMENTED, "targets": {"states_gb": 1}}, "gather", "screen", "prepare"),
         ("regression", NONE, "prepare", "prepare", "prepare"),
     ],
 )
@@ -76,7 +76,8 @@ def test_rows_that_stages_are_given(recorded, kind, boxes, asked, layers, logits
     config = form(kind, **boxes)
     given = recorded(config)
     assert [given[name][0] for name in ("targets", "layers", "logits")] == [asked, layers, logits]
-    assert ("screen" in given) == (layers == "screen")
+    judged = "targets" if config.data.judged else None
+    assert [given[name][:2] for name in ("screen",) if name in given] == [("gather", judged)] * config.augment.enabled
     assert given["fine_tune"][0] == given["baseline"][0] == given["export"][0] == "prepare"
     after = ["evaluate", "gate", "package"]  # what `release` does
     assert planned(config) == len([*given, *after])

@@ -1,4 +1,4 @@
-"""A suite of tiny runs: what is shared is made once, a run that fails is told of, and every kind comes to its end."""
+"""A suite of tiny runs: what is shared is made once, a run that fails is told of, every kind comes to its end."""
 
 import json
 
@@ -8,7 +8,7 @@ from flows.command import presets
 from flows.pretrain import pretrain
 from flows.suite import show, suite
 from tinybert.cli import validated
-from tinybert.errors import QualityError
+from tinybert.errors import InputError, QualityError
 from tinybert.form import merge
 from tinybert.pretrain_config import PretrainConfig
 from tinybert.suite_config import SuiteConfig
@@ -55,18 +55,27 @@ def test_two_kinds_share_a_general_student_and_stand_in_one_table(smoke_material
 @pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others_alone_and_fails_the_suite_at_its_end(smoke_material, home, caplog):
     config = small(smoke_material, ["stars", "conll"], general={"enabled": False}, augment={"enabled": False})
-    broken = merge(config.model_dump(), {"tasks": {"stars": {"data": {"label": "moons"}}}})
-    with pytest.raises(QualityError, match=r"1 of 2 tasks failed; stars: .*no column 'moons'"):
+    broken = merge(config.model_dump(), {"tasks": {"stars": {"fine_tune": {"floor": 1.0}}}})
+    with pytest.raises(QualityError, match=r"1 of 2 tasks failed; stars: .*fine_tune\.floor"):
         suite(SuiteConfig.model_validate(broken))
-    table = next(record.getMessage() for record in caplog.records if "| average |" in record.getMessage())
+    table = next(record.getMessage() for record in caplog.records if "| average of 1 of 2 |" in record.getMessage())
     assert "| stars |  |  |  |  |  |  |  | failed |" in table
     assert "| conll | entity F1 |" in table
+
+
+def test_a_suite_with_a_fault_in_its_last_task_runs_none(smoke_material, home, caplog):
+    config = small(smoke_material, ["stars", "conll"])
+    broken = merge(config.model_dump(), {"tasks": {"conll": {"data": {"source": "file:/nowhere/train.conll"}}}})
+    with pytest.raises(InputError, match=r"^1 thing is wrong: data\.source \(conll\): .*found nothing at"):
+        suite(SuiteConfig.model_validate(broken))
+    assert not any("[1/" in record.getMessage() for record in caplog.records)
+    assert not [*(home / "store").glob("dataset/*")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_smoke_preset_of_suites_comes_to_its_end(smoke_material, home):
-    for name in ("kinds-smoke", "glue-smoke"):
+    for name in ("kinds-smoke", "glue-smoke", "clue-smoke"):
         preset = json.loads(json.dumps(presets("suite")[name]).replace("file:build/smoke", f"file:{smoke_material}"))
         light = {"export": {"onnx": False, "int8": False}, "publish": {"enabled": False}}
         preset["settings"] = merge(preset["settings"], light)

@@ -4,6 +4,7 @@ No container engine takes part; docs/deployment.md says what that leaves unprove
 """
 
 import asyncio
+import copy
 import json
 import re
 import shlex
@@ -26,6 +27,7 @@ from prefect.workers.base import BaseJobConfiguration
 from pydantic import ConfigDict
 
 from flows.command import preset
+from infra import audit
 from infra.stack.checks import POOL
 from infra.stack.parts import BIN
 from tasks.settings import Settings
@@ -45,6 +47,9 @@ MANIFESTS = [
     for path in sorted((INFRA / folder).glob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
 ]
+WORKERS = [name for name in COMPOSE["services"] if name.startswith("worker")]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+CPU = next(entry["work_pool"]["job_variables"] for entry in DEPLOYMENTS if entry["name"] == "rollback")
 SECRET = re.compile("(PASSWORD|ACCESS_KEY|ACCESS_KEY_ID|TOKEN|AUTH_STRING)$")
 
 
@@ -101,8 +106,9 @@ def commands() -> dict[str, list[str]]:
     for pod, template in PODS.items():
         for container in template["spec"]["containers"]:
             if arguments := container.get("args"):
-                steps = arguments[2].split("&&") if arguments[0] == "sh" else [shlex.join(map(str, arguments))]
-                words = [shlex.split(step.strip().removeprefix("exec ")) for step in steps]
+                line = arguments[2] if arguments[0] == "sh" else shlex.join(map(str, arguments))
+                steps = re.split(r"&&|\|\|", line)
+                words = [shlex.split(re.sub(r"^\s*exec |>/dev/null", "", step)) for step in steps]
                 found |= {f"{pod} {number}": command for number, command in enumerate(words)}
     return found
 
@@ -140,7 +146,7 @@ def test_every_command_is_understood_by_its_program(where, command):
 
 def test_workers_wait_at_the_pool_that_the_deployments_name():
     starts = [command for command in commands().values() if "worker" in command[:2]]
-    assert len(starts) == 4
+    assert len(starts) == 5
     for command in starts:
         assert f"--pool={POOL}" in command or command[command.index("--pool") + 1] == POOL
 
@@ -211,7 +217,7 @@ def test_those_who_talk_to_each_other_share_a_network():
 
     for who, whom in [("prefect", "postgres"), ("mlflow", "postgres"), ("mlflow", "s3"), ("setup", "prefect")]:
         assert networks(who) & networks(whom), (who, whom)
-    for worker in ("worker", "worker-gpu"):
+    for worker in WORKERS:
         assert all(networks(worker) & networks(server) for server in ("prefect", "mlflow", "s3"))
 
 
@@ -222,12 +228,42 @@ def test_the_s3_identity_reaches_one_bucket_and_administers_nothing():
     ]
 
 
-def test_the_gpu_worker_reserves_a_gpu_and_takes_one_run():
-    worker = COMPOSE["services"]["worker-gpu"]
-    assert worker["profiles"] == ["gpu"]
-    device = worker["deploy"]["resources"]["reservations"]["devices"][0]
-    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+@pytest.mark.parametrize(
+    ("name", "profile", "card"), [("worker-gpu", "gpu", "${GPU:-0}"), ("worker-gpu-2", "gpu2", "${GPU_2:-1}")]
+)
+def test_a_gpu_worker_reserves_a_gpu_of_its_own_and_takes_one_run(name, profile, card):
+    worker = COMPOSE["services"][name]
+    assert worker["profiles"] == [profile]
+    assert worker["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "device_ids": [card], "capabilities": ["gpu"]}
+    ]
     assert worker["command"][worker["command"].index("--limit") + 1] == "1"
+
+
+def test_workers_have_passwords_where_mlflow_asks_for_them():
+    added = yaml.safe_load((INFRA / "authentication" / "compose.yaml").read_text())["services"]
+    for worker in WORKERS:
+        assert {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"} == set(added[worker]["environment"])
+
+
+PAGES = {"PREFECT_UI_URL": "http://127.0.0.1:4200", "TINYBERT_TRACKING_PAGE": "http://127.0.0.1:5000"}
+
+
+def test_links_lead_to_pages_that_a_browser_finds():
+    runs = [COMPOSE["services"][worker]["environment"] for worker in WORKERS]
+    public = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for run in runs for name, value in run.items()}
+    [settings] = [document["data"] for document in of_kind("ConfigMap") if name_of(document) == "tinybert-settings"]
+    for environment in (public, settings, job("docker").env):
+        assert {name: environment[name] for name in PAGES} == PAGES
+    server = environments()["Deployment prefect"]["PREFECT_UI_URL"]
+    assert server == PAGES["PREFECT_UI_URL"]
+    assert COMPOSE["services"]["prefect"]["environment"]["PREFECT_UI_URL"] == runs[0]["PREFECT_UI_URL"]
+
+
+def test_the_example_of_a_worker_has_heartbeats_and_variables_that_are_read():
+    example = dotenv_values(INFRA / "worker.env.example")
+    assert example["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert set(example) <= known_variables()
 
 
 def test_images_are_pinned_and_the_s3_server_is_the_one_under_test():
@@ -307,9 +343,11 @@ def test_the_workers_role_is_bound_to_its_account_in_its_namespace():
 
 def test_services_and_policies_select_pods_that_exist():
     labels = {template["metadata"]["labels"]["app"] for template in PODS.values()}
+    operators = ", ".join(["kuberay", "kuberay-operator"])  # of another namespace
     assert {service["spec"]["selector"]["app"] for service in of_kind("Service")} <= labels
     text = (INFRA / "kubernetes" / "network.yaml").read_text()
-    named = set(re.findall(r"\{app: (\w+)\}", text)) | set(", ".join(re.findall(r"values: \[(.*)\]", text)).split(", "))
+    listed = [names for names in re.findall(r"values: \[(.*)\]", text) if names != operators]
+    named = set(re.findall(r"\{app: (\w+)\}", text)) | set(", ".join(listed).split(", "))
     assert named <= labels
     closed = next(policy for policy in of_kind("NetworkPolicy") if policy["spec"]["podSelector"] == {})
     assert "ingress" not in closed["spec"]
@@ -339,7 +377,27 @@ def test_docker_understands_the_devices_of_a_run():
     options = job("docker").container_create_kwargs
     host = types.HostConfig(version="1.43", device_requests=options["device_requests"], shm_size=options["shm_size"])
     assert host["ShmSize"] == 8 * 2**30
-    assert host["DeviceRequests"][0]["Capabilities"] == [["gpu"]]
+    [asked] = host["DeviceRequests"]
+    assert (asked["DeviceIDs"], asked["Capabilities"], asked["Count"]) == (["0"], [["gpu"]], 0)
+
+
+def test_what_a_pool_adds_to_the_environment_leaves_that_of_the_template():
+    pool = copy.deepcopy(POOLS["docker"])
+    pool["variables"]["properties"]["env"]["default"] = {"HF_HUB_OFFLINE": "1"}
+    made = asyncio.run(AnyJob.from_template_and_values(pool, CPU, client=Blocks()))
+    assert made.env == job("docker").env | {"HF_HUB_OFFLINE": "1"} | CPU["env"]
+
+
+def test_runs_that_need_no_gpu_ask_for_none():
+    tagged = {entry["name"]: entry["tags"][1] for entry in DEPLOYMENTS}
+    asking = {name for name, tag in tagged.items() if tag == "gpu"}
+    assert {entry["name"] for entry in DEPLOYMENTS if "gpus" not in entry["work_pool"]["job_variables"]} == asking
+    assert set(tagged.values()) == {"cpu", "gpu"}
+    container = job("kubernetes", **CPU).job_manifest["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 0
+    assert job("docker", **CPU).container_create_kwargs["device_requests"] == []
+    for kind in POOLS:
+        assert job(kind, **CPU).env["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tinybert"
 
 
 def test_a_kubernetes_run_asks_for_gpus_shared_memory_and_nodes():
@@ -381,6 +439,13 @@ def test_the_image_holds_what_constraints_say_and_pins_the_rest():
     for line in (line for line in lines if line and not line.startswith("#")):
         name, _, version = line.partition("==")
         assert (name.lower().replace("_", "-") in known) != bool(version), line
+
+
+def test_the_audit_looks_up_what_only_the_image_has_too():
+    lines = [line for line in (INFRA / "docker" / "servers.txt").read_text().splitlines() if "==" in line]
+    looked_up = audit.pins(*audit.LISTS)
+    assert {line.split("==")[0] for line in lines} >= {"prefect-docker", "prefect-kubernetes"}
+    assert looked_up == [f"{name}=={version}" for name, version in CONSTRAINTS.items()] + lines
 
 
 def test_the_image_copies_what_is_there_and_lets_no_secret_in():

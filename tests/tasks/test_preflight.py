@@ -1,5 +1,6 @@
 """The first task of a run: what it finds wrong, one thing at a time, and all at once."""
 
+import json
 import logging
 import shutil
 from collections import namedtuple
@@ -11,11 +12,15 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
-from flows.command import preset
+from flows.command import preset, presets
+from tasks import sources
+from tasks.bucket import IMPATIENCE
 from tasks.connections import registry, store, tracker
-from tasks.preflight import check_limits, check_sources, check_store, check_tracking, examine, preflight
+from tasks.preflight import check_sources, examine, preflight, preflight_services, preflight_suite
 from tasks.preflight_costs import check_disk, check_memory
+from tasks.preflight_services import check_limits, check_store, check_tracking
 from tasks.settings import settings
+from tests.faults.proxy import Proxy
 from tinybert import precision, warm_up
 from tinybert.cli import validated
 from tinybert.config import DistillConfig
@@ -23,6 +28,7 @@ from tinybert.errors import InputError, TransientError
 from tinybert.estimate import StageCost
 from tinybert.form import merge
 from tinybert.preflight_report import Finding
+from tinybert.suite_config import SuiteConfig
 
 Usage = namedtuple("Usage", "total used free")
 CACHES = (settings, store, tracker, registry)
@@ -109,6 +115,23 @@ def test_a_store_that_refuses_is_wrong_at_once(installed, s3, variables, told):
     assert "not-the-secret" not in found.model_dump_json()
 
 
+def test_an_s3_that_hangs_is_waited_for_once_by_all_checks_together(installed, s3, form, monkeypatch):
+    assert IMPATIENCE["read_timeout"] * IMPATIENCE["retries"]["total_max_attempts"] <= 20
+    monkeypatch.setitem(IMPATIENCE, "read_timeout", 0.5)
+    asked = []
+    with Proxy(s3.endpoint, lambda *request: asked.append(request), lambda *_: False) as proxy:
+        installed(TINYBERT_STORE=f"s3://{s3.bucket}/x", AWS_ENDPOINT_URL_S3=proxy.url)
+        monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+        proxy.behave("hung", seconds=120)
+        there = {"data": {"source": f"s3://{s3.bucket}/rows.csv"}, "teacher": {"source": f"s3://{s3.bucket}/teacher/"}}
+        report, found = examine(form(**there), thorough=False)
+    assert len(asked) == 2
+    rows = by_name(report.findings)
+    assert rows["store"].found.endswith("no answer from S3 (ReadTimeoutError); check its URL")
+    assert rows["data.source"].found.startswith(f"s3://{s3.bucket}/rows.csv: not asked, as S3 gave no answer for")
+    assert (found, rows["teacher.source"].status, rows["corpus.source"].status) == (None, "wrong", "ok")
+
+
 def test_a_store_that_cannot_be_written_is_wrong(installed, tmp_path):
     (tmp_path / "file").write_text("in the way")
     installed(TINYBERT_STORE=f"file:{tmp_path}/file")
@@ -118,44 +141,45 @@ def test_a_store_that_cannot_be_written_is_wrong(installed, tmp_path):
 # MLflow ---------------------------------------------------------------------------------------------------------------
 
 
-def test_an_mlflow_that_answers(shared_home, form):
-    found = by_name(check_tracking(form()))
+def test_an_mlflow_that_answers(shared_home):
+    found = by_name(check_tracking(["smoke"]))
     assert (found["MLflow"].status, found["registry"].found) == ("ok", "'smoke' has 0 versions")
-    assert list(by_name(check_tracking(form(publish={"enabled": False})))) == ["MLflow"]
+    assert list(by_name(check_tracking([]))) == ["MLflow"]
 
 
-def test_an_mlflow_that_is_down_only_warns(installed, form):
+def test_an_mlflow_that_is_down_only_warns(installed):
     installed(MLFLOW_TRACKING_URI="http://user:hush@127.0.0.1:9")
-    [found] = check_tracking(form())
+    [found] = check_tracking(["smoke"])
     assert found.status == "warning"
     assert "logging will be delayed, and publishing at the end needs it" in found.found
     assert "hush" not in found.model_dump_json()
-    [found] = check_tracking(form(publish={"enabled": False}))
+    [found] = check_tracking([])
     assert found.found.endswith("logging will be delayed")
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_limits_with_slots_are_fine(shared_home, form):
-    assert [(f.what, f.status) for f in check_limits(form())] == [
+def test_limits_with_slots_are_fine(shared_home):
+    assert [(f.what, f.status) for f in check_limits(trains=True, publishes=True)] == [
         ("limit accelerator", "ok"),
         ("limit promotions", "ok"),
     ]
-    assert [f.what for f in check_limits(form(publish={"enabled": False}))] == ["limit accelerator"]
+    assert [f.what for f in check_limits(trains=True, publishes=False)] == ["limit accelerator"]
+    assert [*check_limits(trains=False, publishes=False)] == []
 
 
-def test_an_absent_limit_is_wrong(shared_home, form, limits):
+def test_an_absent_limit_is_wrong(shared_home, limits):
     limits("promotions", None)
-    found = by_name(check_limits(form()))["limit promotions"]
+    found = by_name(check_limits(trains=True, publishes=True))["limit promotions"]
     assert (found.status, found.found) == ("wrong", "Prefect has no such limit")
     assert "prefect gcl create promotions --limit 1" in found.mend
 
 
-def test_a_limit_without_slots_is_wrong(shared_home, form, limits):
+def test_a_limit_without_slots_is_wrong(shared_home, limits):
     with get_client(sync_client=True) as client:
         client.update_global_concurrency_limit("accelerator", GlobalConcurrencyLimitUpdate(limit=0))
-    found = by_name(check_limits(form()))["limit accelerator"]
+    found = by_name(check_limits(trains=True, publishes=True))["limit accelerator"]
     limits("accelerator", None)
     assert (found.status, found.found) == ("wrong", "it has no slots")
 
@@ -163,7 +187,7 @@ def test_a_limit_without_slots_is_wrong(shared_home, form, limits):
 def test_a_limit_that_is_switched_off_is_warned_of(shared_home, form, limits):
     with get_client(sync_client=True) as client:
         client.update_global_concurrency_limit("accelerator", GlobalConcurrencyLimitUpdate(active=False))
-    assert by_name(check_limits(form()))["limit accelerator"].status == "warning"
+    assert by_name(check_limits(trains=True, publishes=True))["limit accelerator"].status == "warning"
 
 
 # Sources --------------------------------------------------------------------------------------------------------------
@@ -315,3 +339,63 @@ def test_a_hub_that_does_not_answer_is_asked_again(shared_home, form, monkeypatc
     monkeypatch.setattr("tasks.preflight.create_markdown_artifact", lambda *_, **__: None)
     with pytest.raises(TransientError, match=r"4 things are wrong, first: data.source: .* the hub does not answer"):
         preflight.fn(form())
+
+
+# Other flows ----------------------------------------------------------------------------------------------------------
+
+
+def test_services_alone_are_looked_at_for_what_a_flow_does(installed, limits, monkeypatch):
+    installed(TINYBERT_STORE="s3//x")
+    monkeypatch.setattr("tasks.preflight.create_markdown_artifact", lambda *_, **__: None)
+    limits("accelerator", None)
+    with pytest.raises(InputError, match=r"^2 things are wrong, first: store: .*use file:/path"):
+        preflight_services.fn("teacher", trains=True)
+    with pytest.raises(InputError, match=r"^1 thing is wrong: store: .*use file:/path"):
+        preflight_services.fn("answers", trains=False)
+
+
+@pytest.fixture
+def kinds(smoke_material):
+    """Forms of a suite of three tasks of one teacher; fields of single ones are changed."""
+    preset = json.loads(
+        json.dumps(presets("suite")["kinds-smoke"]).replace("file:build/smoke", f"file:{smoke_material}")
+    )
+    chosen = {task: preset["tasks"][task] for task in ("stars", "conll", "tickets")}
+
+    def kinds(**changes) -> SuiteConfig:
+        return validated(SuiteConfig, {"name": "few", "settings": preset["settings"], "tasks": merge(chosen, changes)})
+
+    return kinds
+
+
+def test_a_suite_without_faults_is_looked_at_once(shared_home, kinds, monkeypatch, caplog):
+    digested = []
+    digest = sources._digest
+    monkeypatch.setattr(sources, "_digest", lambda path, *more: digested.append(path) or digest(path, *more))
+    monkeypatch.setattr("tasks.preflight.create_markdown_artifact", lambda *_, **__: None)
+    with caplog.at_level(logging.INFO, logger="tinybert"):
+        preflight_suite.fn(kinds())
+    assert len([path for path in digested if path.name == "teacher"]) == 2, "pinned once, fetched once"
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("store: " in line for line in told) == 1
+    assert not any("wrong" in line for line in told)
+
+
+def test_the_faults_of_all_runs_of_a_suite_are_told_together(shared_home, kinds, monkeypatch):
+    monkeypatch.setattr("tasks.preflight.create_markdown_artifact", lambda *_, **__: None)
+    heads = {"student": {"heads": 5, "hidden": 20}, "layer_map": {"attention": "scores"}}
+    config = kinds(
+        stars={"data": {"label": "moons"}},
+        conll={"data": {"source": "file:/nowhere/train.conll"}, **heads},
+        tickets=heads,
+    )
+    with pytest.raises(InputError) as error:
+        preflight_suite.fn(config)
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("3 things are wrong, first: rows (stars): ")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        "rows (stars)",
+        "data.source (conll)",
+        "heads (conll, tickets)",
+    ]
+    assert "no column 'moons'" in lines[1]

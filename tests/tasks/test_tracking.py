@@ -527,6 +527,16 @@ def test_replay_keeps_the_original_times(story):
     assert story.runs["late"].info.end_time <= story.ended
 
 
+def test_links_lead_to_the_page_and_calls_do_not(tracker, tmp_path):
+    seen = Tracker(tracker.uri, "reviews", tmp_path / "spool", address="https://somebody:secret-word@mlflow.example/")
+    run = seen.start_flow("flow-1", "quiet", {})
+    experiment, url = seen.experiment_id("reviews"), run.url
+    run.close("FINISHED")
+    [found] = tracker.client.search_runs([experiment], f"tags.`{FLOW_TAG}` = 'flow-1'")
+    assert found.info.status == "FINISHED"
+    assert url == f"https://mlflow.example/#/experiments/{experiment}/runs/{found.info.run_id}"
+
+
 def test_the_url_is_the_page(story):
     run = story.runs["middle"].info
     page = f"http://127.0.0.1:{story.server.port}/#/experiments/{run.experiment_id}/runs/{run.run_id}"

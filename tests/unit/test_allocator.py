@@ -1,6 +1,7 @@
 """Freed memory, given back to the system."""
 
 import ctypes
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,3 +29,9 @@ def test_gaps_between_blocks_in_use_are_given_back():
     give_back_freed_memory()
     assert before - resident() > 0.8 * BLOCK * (BLOCKS - len(kept))
     assert all(block == bytearray(b"x") * BLOCK for block in kept)
+
+
+def test_a_process_without_torch_gives_back_gpu_memory_without_importing_it():
+    code = "import sys, tinybert.allocator as a; a.give_back_gpu_memory(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -221,6 +221,21 @@ def test_shares_are_disjoint_and_together_the_batch(rows, batch_size, tokens, pr
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_processes_read_blocks_of_their_own_of_a_streamed_corpus():
+    block, processes = 64, 4
+    material = Numbered(count=64 * 4 * WINDOW, block=block)
+    batches = plan(material, OptimConfig(batch_size=128, epochs=1), least=processes)
+    shares = [StepBatches(material, batches, 0, process, processes) for process in range(processes)]
+    read = [0] * processes
+    for window in range(4):
+        steps = range(window * 8, (window + 1) * 8)
+        for process, share in enumerate(shares):
+            blocks = {number // block for step in steps for number in share[step]["number"][:, 0].tolist()}
+            read[process] += len(blocks)
+    assert sum(read) < 1.6 * 4 * WINDOW  # dealt out in turn, each would read all: 4 times as many
+    assert max(read) <= WINDOW * 4 // processes + 4 * 3
+
+
 def test_a_plan_of_packed_rows_divides_the_tokens_by_their_length():
     batches = plan(Numbered(count=100, block=10), OptimConfig(batch_tokens=50, epochs=1))
     assert len(batches.rows(0)) == 50 // 16

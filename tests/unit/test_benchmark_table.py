@@ -4,9 +4,11 @@ from typing import get_args
 
 import pytest
 
+from flows.command import presets
 from tinybert.benchmark_table import BENCHMARKS, BenchmarkName
 from tinybert.config import DistillConfig
 from tinybert.data_config import DEFAULTS
+from tinybert.form import merge
 from tinybert.sources import parse
 
 
@@ -46,6 +48,19 @@ def test_glue_has_the_numbers_of_the_paper_and_its_code():
         "qnli": "accuracy",
         "rte": "accuracy",
     }
+
+
+@pytest.mark.parametrize("name", ["sst2-tinybert4", "sst2-tinybert6"])
+def test_another_benchmark_may_take_the_place_of_a_preset_s(name):
+    config = DistillConfig.model_validate(merge(presets()[name], {"benchmark": "glue/mrpc"}))
+    assert (config.data, config.augment.copies) == (form("glue/mrpc").data, 30)
+    own = DistillConfig.model_validate(presets()[name])
+    assert (own.data.text_column, own.data.max_length, own.augment.copies, own.layers.optim.epochs) == (
+        "sentence",
+        64,
+        20,
+        20,
+    )
 
 
 def test_what_the_form_gives_comes_before_what_the_table_knows():

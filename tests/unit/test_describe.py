@@ -13,7 +13,7 @@ from tinybert.kinds import kind_of
 def described(tmp_path):
     """Writes (text, pair, label) rows of each split as a prepared data set, and describes it section by section."""
 
-    def described(kind, labels, splits, tokenizer=None, test_is_validation=False, **fields):
+    def described(kind, labels, splits, tokenizer=None, test_is_validation=False, met=0, **fields):
         config = DataConfig(source="file:rows.csv", kind=kind, **fields)
         for split, rows in splits.items():
             with RowWriter(tmp_path / f"{split}.arrow", kind_of(kind)) as writer:
@@ -21,8 +21,11 @@ def described(tmp_path):
                     writer.add(*row, number)
         told = {"kind": kind, "metric": config.score, "test_is_validation": test_is_validation}
         others = [split.removeprefix("test_") for split in splits if split.startswith("test_")]
-        dropped = {"duplicates": 1234, "leaks": 2}
-        write_manifest(tmp_path, labels, config.max_length, other_tests=others, dropped=dropped, **told)
+        told |= {
+            "dropped": {"train": {"duplicates": 1234, "bad_rows": 2}},
+            "problems": ["a problem that was met"] * met,
+        }
+        write_manifest(tmp_path, labels, config.max_length, other_tests=others, **told)
         text = describe_prepared(TaskData(tmp_path), config, tokenizer)
         return dict(part.split("\n\n", 1) for part in text.removeprefix("## ").split("\n## "))
 
@@ -41,8 +44,12 @@ ROWS = [("good film", None, 1), ("bad film", None, 0)]
 def test_rows_and_labels_of_each_split(described):
     rows = [("good film", None, 1)] * 30 + [("bad film", None, 0)] * 10
     found = described("classification", ["bad", "good"], {"train": rows, "validation": ROWS, "test": ROWS[:1] * 12})
-    assert cells(found["Rows"]) == [["split", "rows"], ["train", "40"], ["validation", "2"], ["test", "12"]]
-    assert "Dropped: 1,234 duplicates, 2 leaks." in found["Rows"]
+    assert cells(found["Rows"]) == [
+        ["split", "rows", "bad rows dropped", "duplicates dropped"],
+        ["train", "40", "2", "1,234"],
+        ["validation", "2", "0", "0"],
+        ["test", "12", "0", "0"],
+    ]
     assert cells(found["Labels"]) == [
         ["label", "train", "validation", "test"],
         ["bad", "10 (25.0%)", "1 (50.0%) few", "0 (0.0%) few"],
@@ -81,8 +88,33 @@ def test_few_and_unbalanced_rows_are_problems(described):
     ]
 
 
+def test_what_contradicts_itself_is_a_problem(described):
+    rows = [("good film", None, 1), ("good film", None, 0), ("a film", None, 2), ("good film", None, 2)] * 10
+    splits = {"train": rows, "validation": [*ROWS, ("a film", None, 2)], "test": rows[:2]}
+    found = described("classification", ["Bad", "bad", "good"], splits, met=1)
+    assert found["Problems"].strip().splitlines() == [
+        "- a problem that was met",
+        "- labels differ in case only: Bad, bad",
+        "- 1 texts of train stand with different labels, e.g. 'good film'",
+        "- test has nothing of good",
+        "- 1 texts of test stand with different labels, e.g. 'good film'",
+    ]
+
+
+def test_problems_of_rows_that_serve_twice_are_told_once(described, tokenizer):
+    rows = [("good film", None, 1)] * 20 + [("a " * 40, None, 0)] * 20
+    splits = {"train": rows, "validation": rows[20:], "test": rows[20:]}
+    found = described("classification", ["bad", "good"], splits, tokenizer, test_is_validation=True, max_length=16)
+    assert [line for line in found["Problems"].splitlines() if "validation" in line and "no rows" not in line] == [
+        "- validation has nothing of good",
+        "- 100.0% of the rows of validation are cut at 16 tokens: raise data.max_length",
+    ]
+    assert "of test" not in found["Problems"]
+    assert "test has" not in found["Problems"]
+
+
 def test_numbers_are_described_by_where_they_lie(described):
-    rows = [("a", "b", n / 4) for n in range(21)]
+    rows = [(f"a {n}", "b", n / 4) for n in range(21)]
     found = described("regression", ["score"], {"train": rows, "validation": rows, "test": rows}, text_pair="text_pair")
     assert cells(found["Labels"])[:2] == [
         ["split", "least", "5%", "median", "95%", "most"],

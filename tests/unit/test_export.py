@@ -65,6 +65,17 @@ def test_what_stands_in_the_directory():
     assert ".load(" in (exported().out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("always", [True, False])
+def test_whether_every_training_question_had_an_answer_is_handed_on(tmp_path, always):
+    data = write_data(tmp_path / "data", kind="question_answering")
+    manifest = json.loads((data / "manifest.json").read_text()) | {"always_answers": always}
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    student = write_student(tmp_path / "student", kind="question_answering")
+    (tmp_path / "out").mkdir()
+    export.run(data=data, student=student, config=TORCH_ONLY, out=tmp_path / "out", on_metrics=lambda *_: None)
+    assert Released.read(tmp_path / "out").always_answers is always
+
+
 @pytest.fixture(scope="module")
 def plain_exports(tmp_path_factory):
     """Of the kinds whose logits look like a classifier's, the directories that the stage makes with torch only."""

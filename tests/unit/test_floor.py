@@ -20,7 +20,7 @@ def task(tmp_path):
     return TaskData(tmp_path)
 
 
-@pytest.mark.parametrize(("score", "floor"), [(0.75, 0.05), (0.7, 0.0), (1.0, 0.3)])
+@pytest.mark.parametrize(("score", "floor"), [(0.75, 0.05), (0.7, 0.0), (1.0, 0.3), (0.1, None)])
 def test_a_score_that_is_high_enough(task, score, floor):
     check_floor(score, task, floor)
 

@@ -107,6 +107,13 @@ def test_every_bad_field_has_its_line():
     ]
 
 
+def test_a_box_has_the_words_of_its_class_over_it():
+    class FineTuneConfig(Form):
+        """A box."""
+
+    assert FineTuneConfig.model_json_schema()["title"] == "Fine tune"
+
+
 def test_the_reference_describes_each_box_once():
     text = markdown(Outer)
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Outer", "## Inner"]

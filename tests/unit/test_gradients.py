@@ -3,11 +3,12 @@
 import json
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tinybert.gradients import SliceSize, batch_rows, clip_gradients, graded, out_of_memory, slices
+from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, graded, out_of_memory, slices
 
 
 def test_slices_are_the_batch_cut_along_its_rows():
@@ -17,18 +18,20 @@ def test_slices_are_the_batch_cut_along_its_rows():
     for name, whole in batch.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), whole)
     assert len(list(slices(batch, 100))) == 1
+    assert batch_length(batch) == 3
+    assert batch_length({"x": torch.zeros(13, 5)}) == 1  # not made of tokens
 
 
-def fitting(size, most, batch, seen):
-    """Compute a batch on a device that holds so many rows."""
+def fitting(size, most, batch, seen, length=1):
+    """Compute a batch on a device that holds so many tokens."""
 
     def compute(rows):
         seen.append(rows)
-        if rows > most:
+        if rows * length > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return rows
 
-    return size.fitting(compute, batch, lambda: seen.append("cleared"))
+    return size.fitting(compute, batch, lambda: seen.append("cleared"), length)
 
 
 def test_rows_are_halved_until_they_fit_and_stay_so(tmp_path, caplog):
@@ -36,15 +39,50 @@ def test_rows_are_halved_until_they_fit_and_stay_so(tmp_path, caplog):
     assert fitting(size, 5, 13, seen) == 4
     assert seen == [13, "cleared", 7, "cleared", 4]
     assert caplog.messages == [
-        "layers  out of memory: the batch of 13 rows, now in slices of 7",
-        "layers  out of memory: the batch of 13 rows, now in slices of 4",
+        "layers  out of memory: the batch of 13 rows of 1 tokens, now in slices of 7 rows",
+        "layers  out of memory: the batch of 13 rows of 1 tokens, now in slices of 4 rows",
     ]
-    assert json.loads((tmp_path / "slices.json").read_text()) == {"rows": 4}
+    assert json.loads((tmp_path / "slices.json").read_text()) == {"tokens": 4}
     assert [path.name for path in tmp_path.iterdir()] == ["slices.json"]
     assert fitting(size, 5, 13, seen := []) == 4
     assert seen == [4]
     assert fitting(SliceSize("layers", 1, tmp_path / "slices.json"), 5, 13, seen := []) == 4
     assert seen == [4]
+
+
+def test_a_limit_found_on_few_long_rows_holds_for_as_many_tokens_of_short_ones(tmp_path, caplog):
+    """A budget of 8192 tokens, of which the device holds 5000: 16 rows of 512, then 512 rows of 16."""
+    size = SliceSize("layers", 1, tmp_path / "slices.json")
+    assert fitting(size, 5000, 16, seen := [], length=512) == 8
+    assert seen == [16, "cleared", 8]
+    assert caplog.messages == ["layers  out of memory: the batch of 16 rows of 512 tokens, now in slices of 8 rows"]
+    assert json.loads((tmp_path / "slices.json").read_text()) == {"tokens": 8 * 512}
+    assert fitting(size, 5000, 512, seen := [], length=16) == 256  # two slices, not 64 of 8 rows
+    assert seen == [256]
+    assert fitting(size, 10_000, 2, [], length=9000) == 1  # a single row is tried whatever its length
+
+
+def test_a_limit_that_an_earlier_version_left_counts_as_none(tmp_path):
+    (tmp_path / "slices.json").write_text(json.dumps({"rows": 2}))
+    assert fitting(SliceSize("layers", 1, tmp_path / "slices.json"), 99, 13, []) == 13
+
+
+@pytest.mark.parametrize("rows", [np.arange(3, 16), list(range(3, 16))], ids=["array", "list"])
+def test_rows_without_gradients_are_computed_in_parts_that_fit_in_their_order(rows):
+    size, seen = SliceSize("targets"), []
+
+    def compute(part):
+        seen.append(len(part))
+        if len(part) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [2 * row for row in part]
+
+    parts = list(size.computed(compute, rows, length=10))
+    assert seen == [13, 7, 4, 4, 4, 1]
+    assert [row for part, _ in parts for row in part] == list(range(3, 16))
+    assert [found for _, part in parts for found in part] == list(range(6, 32, 2))
+    assert [len(part) for part, _ in size.computed(compute, rows[:6], length=8)] == [5, 1]  # 40 tokens, as before
+    assert list(size.computed(compute, rows[:0], length=8)) == []
 
 
 def test_a_batch_is_cut_into_the_parts_asked_for(tmp_path):
@@ -83,6 +121,10 @@ def test_the_machines_own_lack_of_memory_is_recognised():
         torch.empty(2**60, dtype=torch.float32)  # more than any address space: it fails at once
     assert out_of_memory(raised.value)
     assert out_of_memory(torch.OutOfMemoryError())
+    cublas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert out_of_memory(RuntimeError(cublas))
+    assert out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert not out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
     assert not out_of_memory(RuntimeError("expected scalar type Float but found BFloat16"))
 
 

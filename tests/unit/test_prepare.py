@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tinybert.config import DataConfig
 from tinybert.data import SPLITS, TaskData
 from tinybert.errors import DataError
+from tinybert.libraries import quiet
 from tinybert.splitting import Row, part
 from tinybert.stages import prepare
 
@@ -19,6 +20,9 @@ from tinybert.stages import prepare
 def rows_csv(path, rows, header="text,label"):
     path.write_text("\n".join([header, *rows]) + "\n")
     return path
+
+
+NOTHING = {"duplicates": 0, "leaks": 0}
 
 
 def many(count=10, labels=("good", "bad")):
@@ -45,7 +49,7 @@ def texts(data):
 
 def test_labels_are_named_and_splits_are_stratified(run, tmp_path):
     metrics, data = run(rows_csv(tmp_path / "a.csv", many(20)), validation_share=0.4)
-    assert metrics == {"train_rows": 12, "validation_rows": 4, "test_rows": 4, "duplicates": 0, "leaks": 0}
+    assert metrics == {"train_rows": 12, "validation_rows": 4, "test_rows": 4, "bad_rows": 0, **NOTHING}
     assert data.labels == ["bad", "good"]
     described = data.manifest["splits"]
     assert described["train"]["labels"] == {"bad": 6, "good": 6}
@@ -149,7 +153,7 @@ def test_a_labelled_test_split_of_the_source_is_used(run, tmp_path):
     hub = write_hub(tmp_path / "hub", train=many(6), validation=["v,good", "w,bad"], test=["x,good", "y,bad"])
     metrics, data = run(hub)
     assert texts(data) | {"train": []} == {"train": [], "validation": ["v", "w"], "test": ["x", "y"]}
-    assert metrics == {"train_rows": 6, "validation_rows": 2, "test_rows": 2, "duplicates": 0, "leaks": 0}
+    assert metrics == {"train_rows": 6, "validation_rows": 2, "test_rows": 2, "bad_rows": 0, **NOTHING}
     assert run(hub, test_share=0)[1].test_is_validation is False
 
 
@@ -169,7 +173,9 @@ def test_a_test_split_without_labels_is_not_used(run, tmp_path, caplog, label):
     assert sorted(texts(data)["validation"] + texts(data)["test"]) == [f"v {n}" for n in range(8)]
     assert caplog.messages == [
         "prepare  test-00000-of-00001.csv has no labels: column 'label' is missing, empty or -1 in every row, so it is "
-        "not used; models are compared on held-out rows"
+        "not used; models are compared on held-out rows",
+        "prepare  6 rows of train: good 3, bad 3",
+        "prepare  8 rows of validation: good 4, bad 4",
     ]
 
 
@@ -274,18 +280,20 @@ def test_where_and_sampling(run, tmp_path):
     assert data.manifest["splits"]["train"]["labels"] == {"0": 5, "1": 5}
 
 
-def test_duplicates_and_leaks(run, tmp_path):
+def test_duplicates_and_leaks_leave_train_alone(run, tmp_path):
     train = rows_csv(
         tmp_path / "a.csv", [*many(6), "sentence number 0,good", "in dev,good", "in both,bad", "in test,bad"]
     )
-    held_out = rows_csv(tmp_path / "dev.csv", ["in dev,good", "other,bad", "in both,good", "other,bad"])
+    held_out = rows_csv(tmp_path / "dev.csv", ["in dev,good", "other,bad", "in both,good", "other,bad", "in both,bad"])
     test = rows_csv(tmp_path / "test.csv", ["in both,good", "in test,good", "third,bad", "third,bad"])
     metrics, data = run(train, held_out, test)
-    assert metrics == {"train_rows": 6, "validation_rows": 2, "test_rows": 3, "duplicates": 3, "leaks": 4}
-    assert data.manifest["dropped"] == {"duplicates": 3, "leaks": 4}
-    assert texts(data)["validation"] == ["in dev", "other"]
-    assert texts(data)["test"] == ["in both", "in test", "third"]
-    with pytest.raises(DataError, match=r"1 rows of validation stand in test too, e.g. 'in both'; remove them, or set"):
+    dropped = {"duplicates": 1, "leaks": 3}
+    assert metrics == {"train_rows": 6, "validation_rows": 5, "test_rows": 4, "bad_rows": 0, **dropped}
+    assert data.manifest["dropped"] == {"train": dropped}
+    assert data.manifest["problems"] == ["2 rows of validation stand in test too, and stay, e.g. 'in both'"]
+    assert texts(data)["validation"] == ["in dev", "other", "in both", "other", "in both"]
+    assert texts(data)["test"] == ["in both", "in test", "third", "third"]
+    with pytest.raises(DataError, match=r"2 rows of validation stand in test too, e.g. 'in both'; remove them, or set"):
         run(train, held_out, test, leaks="refuse")
 
 
@@ -391,7 +399,7 @@ def test_label_names_of_a_hub_parquet(run, tmp_path):
     ("rows", "fields", "message"),
     [
         (many(), {"label": "sentiment"}, r"a.csv: no column 'sentiment'; it has label, text"),
-        ([*many(), ",good", "  ,bad"], {}, r"empty text in 2 of 12 rows \(row 11, 12\); fill or remove them"),
+        ([*many(), ",good", "  ,bad"], {}, r"empty text; .* \(row 11 of train\) and 1 more; to leave out what cannot"),
         ([*many(), "text,"], {}, r"column 'label' is empty in some rows; every row needs a label"),
         (many(labels=("good",)), {}, r"only one class, 'good', in column 'label'; a classifier needs two"),
         (many(), {"labels": ["good", "fine"]}, r"column 'label' holds 'bad'; data.labels allows good, fine"),
@@ -403,12 +411,17 @@ def test_label_names_of_a_hub_parquet(run, tmp_path):
         (
             [*many(), "alone,odd", "and one,odd"],
             {},
-            r"label 'odd' has 2 of the rows that data.validation_share splits; 3 are needed: add rows, or name",
+            r"too few rows of 'odd' \(2\): data.validation_share splits what has at least 3 different texts, .*; add",
         ),
-        ([*many(), "alone,odd"], {"test_share": 0}, r"label 'odd' has 1 of the rows that .*; 2 are needed"),
+        (
+            [*many(), "alone,odd", "a,rare", "b,rare", "a,few", "c,few", "c,few"],
+            {},
+            r"too few rows of 'few' \(1\), 'odd' \(1\), 'rare' \(2\): data.validation_share",
+        ),
+        ([*many(), "alone,odd"], {"test_share": 0}, r"too few rows of 'odd' \(1\): .* at least 2 different texts"),
         (many(), {"test_share": 0.9, "validation_share": 0.8}, r"8 rows cannot be split with data.test_share 0.9: "),
         (many(), {"where": {"text": "nothing"}}, r"no row of a.csv matches data.where {'text': 'nothing'}"),
-        (many(20), {"labels": ["good", "bad", "fair"]}, r"label 'fair' is missing in train, which has bad, good"),
+        (many(20), {"labels": ["good", "bad", "fair"]}, r"train has no row of 'fair', only of bad, good"),
         ([*many(), "t,a", "u,a", "v,a", "w,c", "x,c", "y,c"], {"rows": 2}, r"2 rows cannot hold 4 labels; allow more"),
     ],
 )
@@ -417,26 +430,69 @@ def test_bad_rows_are_refused(run, tmp_path, rows, fields, message):
         run(rows_csv(tmp_path / "a.csv", rows), **fields)
 
 
-def test_a_label_missing_in_a_split(run, tmp_path):
+def test_a_label_that_train_lacks_is_refused_and_one_that_others_lack_is_told(run, tmp_path):
     three = rows_csv(tmp_path / "three.csv", many(9, ("good", "bad", "mixed")))
     two = rows_csv(tmp_path / "two.csv", ["w,good", "x,bad", "y,good", "z,bad"])
-    for split, sources in {
-        "train": {"source": two, "test": three},
-        "validation": {"source": three, "validation": two},
-        "test": {"source": three, "test": two},
-    }.items():
-        with pytest.raises(
-            DataError, match=f"label 'mixed' is missing in {split}, which has bad, good; add rows of it"
-        ):
-            run(**sources, test_share=0, validation_share=0.5)
+    with pytest.raises(DataError, match=r"train has no row of 'mixed', only of bad, good; add some, or leave out of"):
+        run(two, test=three, test_share=0, validation_share=0.5)
+    for split, sources in {"validation": {"validation": two, "test": three}, "test": {"test": two}}.items():
+        _, data = run(rows_csv(tmp_path / "all.csv", many(30, ("good", "bad", "mixed"))), **sources)
+        assert data.manifest["splits"][split]["labels"] == {"bad": 2, "good": 2, "mixed": 0}
+        assert f"- {split} has nothing of mixed" in (data.directory / "data.md").read_text()
+    one = rows_csv(tmp_path / "one.csv", ["w,good", "y,good"])
+    with pytest.raises(DataError, match=r"test has no row of 'bad', 'mixed', only of good; add some"):
+        run(tmp_path / "all.csv", test=one)
 
 
 def test_a_label_that_cannot_be_in_validation_and_test(run, tmp_path):
-    held_out = rows_csv(tmp_path / "dev.csv", ["x,good", "y,bad", "z,bad"])
-    with pytest.raises(
-        DataError, match=r"label 'good' has 1 of the rows that data.test_share splits; 2 are needed: add"
-    ):
-        run(rows_csv(tmp_path / "a.csv", many()), held_out)
+    held_out = rows_csv(tmp_path / "dev.csv", ["x,good", "y,bad", "z,bad", "v,fair", "w,fair"])
+    _, data = run(rows_csv(tmp_path / "a.csv", many(12, ("good", "bad", "fair"))), held_out)
+    found = [data.manifest["splits"][split]["labels"] for split in ("validation", "test")]
+    assert [one["good"] for one in found] in ([0, 1], [1, 0])
+    assert min(found[0]["bad"], found[0]["fair"], found[1]["bad"], found[1]["fair"]) == 1
+
+
+def test_texts_that_come_again_are_not_parted(run, tmp_path):
+    held_out = [f"v {n % 20},{'good' if n % 20 < 10 else 'bad'}" for n in range(60)]
+    _, data = run(rows_csv(tmp_path / "a.csv", many(6)), rows_csv(tmp_path / "dev.csv", [*held_out, "v 3,bad"]))
+    found = {split: Counter(rows) for split, rows in texts(data).items()}
+    assert not found["validation"].keys() & found["test"].keys()
+    assert found["validation"] + found["test"] == Counter([f"v {n % 20}" for n in range(60)] + ["v 3"])
+    assert len(found["validation"]) == len(found["test"]) == 10
+
+
+def test_rows_that_cannot_be_read_are_left_out_where_that_is_asked_for(run, tmp_path):
+    source = rows_csv(tmp_path / "train.csv", [*many(10), ",good", "no label,", "neither", "  ,"])
+    test = rows_csv(tmp_path / "test.csv", ["x,good", "y,bad", "z,"])
+    metrics, data = run(source, test=test, bad_rows="drop", validation_share=0.4)
+    assert (metrics["train_rows"], metrics["validation_rows"], metrics["test_rows"]) == (6, 4, 2)
+    assert metrics["bad_rows"] == 5
+    assert data.manifest["dropped"] == {"train": {"bad_rows": 4}, "test": {"bad_rows": 1}}
+    text = (data.directory / "data.md").read_text()
+    assert "- 4 rows of train cannot be read and are left out, e.g.: empty text; fill it, " in text
+    assert "(row 11 of train)" in text
+    assert "- 1 rows of test cannot be read and are left out, e.g.: column 'label' is empty" in text
+    with pytest.raises(DataError, match=r"column 'label' is empty .* \(row 1 of train\) and 1 more; to leave out"):
+        run(rows_csv(tmp_path / "none.csv", ["a,", "b,"]), bad_rows="drop")
+
+
+def test_a_damaged_file_is_told_once(run, tmp_path, caplog):
+    quiet()
+    logger = logging.getLogger("datasets")
+    logger.addHandler(caplog.handler)
+    try:
+        for name in ("a.jsonl", "a.parquet"):
+            (tmp_path / name).write_bytes(b"{damaged")
+            with pytest.raises(DataError, match=f"{name}: cannot be read as"):
+                run(tmp_path / name)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+
+
+def test_blanks_around_a_label_make_no_other(run, tmp_path):
+    _, data = run(rows_csv(tmp_path / "a.csv", many(20, ("bug", " bug ", "wish", "wish "))), validation_share=0.4)
+    assert data.labels == ["bug", "wish"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,24 @@ def test_logits_are_those_of_each_row_alone(encoder, kind, tmp_path):
     np.testing.assert_allclose(said.confidence, expected.confidence, rtol=1e-4)
 
 
+def test_what_does_not_fit_into_memory_goes_through_in_halves(encoder, kind, tmp_path, caplog):
+    task = write_kind(tmp_path / "data", kind.name, 20)
+    model, tokenizer, sizes = model_of(encoder, kind), tokenizer_of(encoder), []
+
+    def full(module, args, inputs):
+        sizes.append(inputs["input_ids"].numel())
+        if sizes[-1] > 100:
+            raise torch.OutOfMemoryError
+
+    rows = task.rows("train")
+    expected = predict(model, tokenizer, rows, task.max_length, kind, precision="fp32")
+    model.register_forward_pre_hook(full, with_kwargs=True)
+    found = predict(model, tokenizer, rows, task.max_length, kind, precision="fp32", name="the student")
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-6)
+    assert 1 <= sum(size > 100 for size in sizes) < 6  # not at every batch again
+    assert any(message.startswith("the student  out of memory: the batch of") for message in caplog.messages)
+
+
 def test_rows_may_be_lists_and_are_read_in_any_order(encoder, kind, tmp_path):
     task = write_kind(tmp_path / "data", kind.name, 12)
     model, tokenizer = model_of(encoder, kind), tokenizer_of(encoder)

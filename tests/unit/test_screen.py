@@ -15,7 +15,7 @@ from tinybert.data_config import SPLITS
 from tinybert.errors import DataError
 from tinybert.kinds import KINDS
 from tinybert.kinds.task_kind import Answers
-from tinybert.stages import screen
+from tinybert.stages import gather, screen
 from tinybert.teacher_cache import row_keys, write_opinions
 
 TRAIN = ["a bad film", "a good film", "the plot is thin"]
@@ -263,10 +263,97 @@ def test_lists_of_labels_are_judged_as_a_whole(
     assert (out / "test_hard.arrow").read_bytes() == (data / "test_hard.arrow").read_bytes()
 
 
-def test_where_more_or_less_is_all_there_is_no_copy_is_judged(tmp_path, nowhere):
-    data = write_few(tmp_path / "data", "regression", ["score"], [("fun", 0.5), ("joke", 0.5)])
-    with pytest.raises(DataError, match=r"kind regression .* leave the stage `screen` out"):
-        screen.run(data=data, targets=tmp_path, config=QualityConfig(), out=tmp_path, on_metrics=nowhere)
+def gathered(directory, kind, labels, row, copies, held_out):
+    """What `gather` makes of one row, its copies and two rows held out, which differ by their text alone."""
+    (prepared := directory / "prepared").mkdir(parents=True)
+    (shard := directory / "shard").mkdir()
+    (out := directory / "gathered").mkdir()
+    for split, texts in zip(SPLITS, [row[:2], *held_out], strict=True):
+        with RowWriter(prepared / f"{split}.arrow", KINDS[kind]) as writer:
+            writer.add(*texts, row[2], 0)
+    write_manifest(prepared, labels, 64, kind=kind, metric=list(KINDS[kind].metrics)[-1])
+    with RowWriter(shard / "copies.arrow", KINDS[kind]) as writer:
+        for copy in copies:
+            writer.add(*copy, 0, "paper")
+    (shard / "manifest.json").write_text(json.dumps({"asked": {"paper": 6}}))
+    gather.run(data=prepared, copies=[shard], config=QualityConfig(), out=out, on_metrics=lambda *_: None)
+    return out
+
+
+LONG = " ".join(f"word{n}" for n in range(30))
+UNJUDGED = {
+    "regression": (
+        ["stars"],
+        ("a good film", None, 0.5),
+        [
+            ("a great film", None, 0.5),
+            ("Held back!", None, 0.5),
+            (f"{LONG} more", None, 0.5),
+            (LONG, None, 0.5),
+            ("a fine movie", None, 0.5),
+        ],
+        [("held back", None), ("kept apart", None)],
+        [
+            ["paper", "a good film", "a great film", "0.5", "kept"],
+            ["paper", "a good film", "a fine movie", "0.5", "kept"],
+        ],
+    ),
+    "question_answering": (
+        ["start", "end"],
+        ("who ?", "Ann left", [{"text": "Ann", "start": 0}]),
+        [
+            ("who ?", "Ann ran", [{"text": "Ann", "start": 0}]),
+            ("who?", "nobody Ann", [{"text": "Ann", "start": 7}]),
+            ("who ?", f"Ann {LONG} more", [{"text": "Ann", "start": 0}]),
+            ("who ?", f"Ann {LONG}", [{"text": "Ann", "start": 0}]),
+            ("who ?", "so Ann went", [{"text": "Ann", "start": 3}]),
+        ],
+        [("who ?", "Nobody, Ann"), ("where ?", "here")],
+        [
+            ["paper", "who ? \u2016 Ann left", "who ? \u2016 Ann ran", "Ann", "kept"],
+            ["paper", "who ? \u2016 Ann left", "who ? \u2016 so Ann went", "Ann", "kept"],
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNJUDGED)
+def test_where_more_or_less_is_all_there_is_all_is_told_but_of_the_teacher(tmp_path, nowhere, kind):
+    labels, row, copies, held_out, expected = UNJUDGED[kind]
+    data = gathered(tmp_path, kind, labels, row, copies, held_out)
+    (out := tmp_path / "out").mkdir()
+    metrics = screen.run(data=data, config=QualityConfig(), out=out, on_metrics=nowhere)
+    # One copy is held out, one nearly equals the one before it, as far as `gather` can tell.
+    assert (out / "train.arrow").read_bytes() == (data / "train.arrow").read_bytes()
+    assert [(one["text"], one["text_pair"], one["label"]) for one in TaskData(out).rows("train")] == [
+        row,
+        *(copies[place] for place in (0, 2, 4)),
+    ]
+    told = {name: metrics[name] for name in ("rows", "asked", "made", "kept")}
+    assert told == {"rows": 4, "asked": 6, "made": 5, "kept": 3}
+    dropped = {name: count for name, count in metrics.items() if name.startswith("dropped_")}
+    assert dropped == {"dropped_held_out": 1, "dropped_duplicate": 0, "dropped_near_duplicate": 1}
+    assert not {"flip_rate", "relabelled"} & metrics.keys()
+    assert metrics["words_replaced"] > 0
+    assert metrics["vocabulary_growth"] > 0
+    text = (out / "augmentation.md").read_text()
+    assert "Of 6 copies that were asked for, 5 were made and 3 kept, beside 1 rows." in text
+    assert "no teacher judges them" in text
+    assert not {"flipped", "relabelled", "confidence"} & set(text.replace("|", " ").split())
+    table = json.loads((out / "examples.json").read_text())
+    assert table["columns"] == ["recipe", "original", "copy", "label", "became"]
+    assert [line for line in table["data"] if LONG not in line[2]] == expected
+    assert (out / "augmentation.png").is_file()
+
+
+def test_whether_there_are_targets_must_fit_the_kind(tmp_path, nowhere):
+    given = {"config": QualityConfig(), "out": tmp_path, "on_metrics": nowhere}
+    numbers = write_few(tmp_path / "numbers", "regression", ["score"], [("fun", 0.5), ("joke", 0.5)])
+    answers = write_answers(tmp_path / "answers", write_gathered(tmp_path / "classes", TRAIN, []), LOGITS[:3])
+    with pytest.raises(DataError, match=r"kind regression keep their rows' labels.* leave the targets out"):
+        screen.run(data=numbers, targets=answers, **given)
+    with pytest.raises(DataError, match=r"kind classification are judged by the teacher; give its targets"):
+        screen.run(data=tmp_path / "classes", **given)
 
 
 def test_data_that_was_not_gathered_is_refused(tmp_path, nowhere):

@@ -238,3 +238,15 @@ def test_the_columns_of_each_kind():
     assert {kind: released(kind).columns for kind in NAMES} == {
         kind: [*columns, "truncated", "error"] for kind, columns in expected.items()
     }
+
+
+def test_a_student_that_learnt_from_answers_alone_always_gives_one():
+    examples = asked("question_answering", ["q"], ["a b"])
+    places_T2 = np.array([[-1, -1], [-1, -1], [-1, -1], [0, 1], [2, 3], [-1, -1]], np.int32)  # [CLS] q [SEP] a b [SEP]
+    features = Features(np.array([6], np.int32), np.array([0]), places_T2)
+    logits_T2 = np.zeros((6, 2))
+    logits_T2[0], logits_T2[4] = 9, 5
+    for always, expected in ((False, ("", None)), (True, ("b", 2))):
+        model = released("question_answering", always_answers=always)
+        (answer,) = answers(model, logits_T2, features, examples, [False])
+        assert (answer.answer, answer.start) == expected

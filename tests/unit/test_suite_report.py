@@ -50,12 +50,16 @@ def test_the_average_is_of_the_runs_that_finished():
 
 def test_the_table_has_every_run_and_the_average_last():
     header, *rows = table_rows(LINES)
-    assert [row[0] for row in rows] == ["a", "b", "c", "average"]
+    assert [row[0] for row in rows] == ["a", "b", "c", "average of 2 of 3"]
     assert all(len(row) == len(header) for row in rows)
     assert rows[-1][2:5] == ["60.0", "50.0", "83.3"]
     assert rows[-1][-1] == "2.0"
     assert rows[1][8] == "failed"
     assert markdown("suite", LINES).count("\n") == 2 + 2 + 4
+
+
+def test_the_average_of_all_or_none_does_not_say_of_how_many():
+    assert [table_rows(lines)[-1][0] for lines in (LINES[::2], LINES[1:2])] == ["average", "average"]
 
 
 def test_the_picture_has_a_pair_of_bars_for_each_finished_run(tmp_path):

@@ -191,6 +191,55 @@ def test_a_header_of_another_length_is_refused(tmp_path):
         column_names(file, COLA)
 
 
+MRPC = 'Quality\t#1 String\t#2 String\n1\t" one\ttwo\n0\tthree\tfour\n'
+
+
+def test_a_txt_file_with_tabs_is_a_table_where_its_columns_are_known(tmp_path):
+    file = write(tmp_path / "msr_paraphrase_train.txt", MRPC)
+    named = Layout(text="sentence1|#1 String")
+    assert [row["#1 String"] for row in stream([file], ["#1 String"], None, named)] == ['" one', "three"]
+    headless = write(tmp_path / "train.txt", "one\ttwo\t1\n")
+    lcqmc = Layout(text="text_a", header=("text_a", "text_b", "label"))
+    assert list(stream([headless], ["text_b", "label"], None, lcqmc)) == [{"text_b": "two", "label": "1"}]
+
+
+def test_a_txt_file_of_plain_text_keeps_its_tabs(tmp_path):
+    file = write(tmp_path / "corpus.txt", "one\ttwo\nthree\n")
+    assert list(stream([file], ["text"])) == [{"text": "one\ttwo"}, {"text": "three"}]
+
+
+def test_lists_of_ids_beside_the_tables_are_none(tmp_path):
+    for name in ("train.tsv", "dev.tsv", "dev_ids.tsv"):
+        write(tmp_path / name, "1\t2\n")
+    assert by_split(tmp_path) == {"train": ["train.tsv"], "validation": ["dev.tsv"], "test": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "Text,Label\nx,y\n", "it has Label, Text; did you mean 'Text'\\?"),
+        ("a.csv", " text ,label\nx,y\n", "it has  text , label; did you mean ' text '\\?"),
+        ("a.csv", "text;label\nx;y\n", "it has text;label; ';' parts its columns: save it with commas between"),
+        ("a.csv", "text\tlabel\nx\ty\n", "tabs part its columns: let its name end in .tsv"),
+        ("a.tsv", "text,label\nx,y\n", "',' parts its columns: let its name end in .csv"),
+        ("a.json", json.dumps({"version": "1", "data": []}), "set data.kind to question_answering"),
+        ("a.csv", "body,label\nx,y\n", "it has body, label$"),
+        ("a.csv", "body\nx\n", "it has body$"),
+    ],
+)
+def test_what_may_be_meant_is_said_where_a_column_is_missing(tmp_path, name, content, said):
+    with pytest.raises(DataError, match=f"{name}: no column 'text'; .*{said}"):
+        list(stream([write(tmp_path / name, content)], ["text"]))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.json", "a.csv.gz"])
+def test_utf_16_is_named(tmp_path, name):
+    content = "text,label\nx,y\n".encode("utf-16")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=f"{name}: is UTF-16, which Excel calls Unicode text; save it as UTF-8"):
+        list(stream([tmp_path / name], ["text"]))
+
+
 def test_rows_a_line_may_be_called_json(tmp_path):
     rows = [{"label": "108", "sentence": "one", "words": ["a"]}, {"label": "104", "sentence": "two", "words": []}]
     file = write(tmp_path / "dev.json", "".join(json.dumps(row) + "\n" for row in rows))
@@ -245,6 +294,12 @@ def test_lines_with_other_columns_are_refused_with_their_number(tmp_path):
         list(stream([file], ["tokens"], None, TAGGED))
 
 
+def test_a_header_over_tagged_words_is_refused(tmp_path):
+    file = write(tmp_path / "train.txt", "Word\tNER\nEU\tB-ORG\n")
+    with pytest.raises(DataError, match=r"train.txt: its first line names columns \(Word, NER\), not a word; take it"):
+        list(stream([file], ["tokens"], None, TAGGED))
+
+
 def test_words_without_tags_have_no_column_of_tags(tmp_path):
     file = write(tmp_path / "test.txt", "EU\nrejects\n\nPeter\n")
     assert [row["tokens"] for row in stream([file], ["tokens"], None, TAGGED)] == [["EU", "rejects"], ["Peter"]]
@@ -292,6 +347,17 @@ def test_cmrc_of_the_challenge_has_answers_without_places(tmp_path):
             "answers": {"text": ["\u8303", "\u9662"], "answer_start": [1, -1]},
         }
     ]
+
+
+def test_questions_of_a_hidden_test_have_no_column_of_answers(tmp_path):
+    hidden = {"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "1", "question": "?"}]}]}]}
+    file = write(tmp_path / "test.json", json.dumps(hidden))
+    assert column_names(file, ASKED) == ["id", "title", "question", "context"]
+    assert [row["question"] for row in stream([file], ["question"], None, ASKED)] == ["?"]
+    hidden["data"][0]["paragraphs"][0]["qas"].append({"id": "2", "question": "?", "answers": []})
+    write(file, json.dumps(hidden))
+    with pytest.raises(DataError, match=r"test.json: question '1' has no answers; add them, \[\] where there is none"):
+        list(stream([file], ["question"], None, ASKED))
 
 
 @pytest.mark.parametrize("name", ["a.json", "b.json", "c.jsonl", "d.parquet"])

@@ -6,7 +6,13 @@ import logging
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from tinybert.config import MapConfig, TargetsConfig
 from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
@@ -103,6 +109,23 @@ def test_hidden_states_and_scores_are_the_teachers(make, teacher, texts, max_len
         assert not batch["teacher_hidden"][place, :, length:].any()
         assert not batch["teacher_scores"][place, :, :, length:].any()
         assert not batch["teacher_scores"][place, :, :, :, length:].any()
+
+
+def test_what_does_not_fit_into_memory_is_asked_in_halves(make, monkeypatch):
+    expected, _ = make("whole")
+    asked, forward = [], BertModel.forward
+
+    def full(self, input_ids, *args, **kwargs):
+        asked.append(input_ids.numel())
+        if asked[-1] > 60:
+            raise torch.OutOfMemoryError
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(BertModel, "forward", full)
+    cache, metrics = make("halved")
+    assert metrics["scored"] == len(TEXTS)
+    assert 2 <= sum(size > 60 for size in asked) < 8  # for logits and for states, and not at every batch again
+    assert_same_answers(cache, expected)
 
 
 def test_relations_are_the_teachers_queries_keys_and_values(make, teacher):

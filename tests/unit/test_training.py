@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 import weakref
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from torch._inductor import config as inductor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tests.unit.line import Line, Points, fit, halfway, weights
+from tests.unit.line import Line, Points, Signalled, fit, halfway, weights
 from tinybert import corpus
 from tinybert.batches import GroupedPlan, StepBatches, plan
 from tinybert.errors import QualityError
@@ -95,6 +96,19 @@ def test_dropout_is_overridden(rows, tmp_path):
     learner = Line(dropout=0.5)
     fit(learner, rows, tmp_path, steps=1, dropout=0.0)
     assert learner.dropout.p == 0.0
+
+
+def test_a_learner_is_moved_to_the_device_before_its_table_is_set_aside(rows, tmp_path, monkeypatch):
+    class ReachedError(Exception):
+        pass
+
+    def set_aside(learner, *_):
+        raise ReachedError(learner.line.weight.device.type)
+
+    monkeypatch.setattr("tinybert.training.device", lambda: torch.device("meta"))
+    monkeypatch.setattr("tinybert.training.Shrunk", set_aside)
+    with pytest.raises(ReachedError, match="meta"):
+        fit(Line(), rows, tmp_path)
 
 
 # Slices ---------------------------------------------------------------------------------------------------------------
@@ -179,8 +193,8 @@ def test_out_of_memory_halves_the_slices_and_changes_nothing_else(rows, tmp_path
     fit(plain, rows, tmp_path / "plain")
     fit(hungry, rows, tmp_path / "hungry", checkpoint_every=4)
     torch.testing.assert_close(weights(hungry), weights(plain))
-    assert "test  out of memory: the batch of 8 rows, now in slices of 4" in log.messages
-    assert "test  out of memory: the batch of 8 rows, now in slices of 2" in log.messages
+    assert "test  out of memory: the batch of 8 rows of 1 tokens, now in slices of 4 rows" in log.messages
+    assert "test  out of memory: the batch of 8 rows of 1 tokens, now in slices of 2 rows" in log.messages
     assert hungry.failures == 2  # not at every step again
 
     resume = tmp_path / "hungry" / "out-resume"
@@ -204,6 +218,37 @@ def test_what_was_half_computed_when_memory_ran_out_is_dropped(rows, tmp_path, g
     expected = plain_gradient(plain, plain(**batch_of(rows, 1))["loss"])
     fit(Once(), rows, tmp_path, steps=1, accumulation=2, max_grad_norm=1e9)
     torch.testing.assert_close(gradients[0], expected)
+
+
+class Longer(Points):
+    """Rows of 2 to 41 tokens, whose numbers a device holds up to a limit."""
+
+    def __init__(self):
+        super().__init__()
+        self.lengths = np.arange(2, 42, dtype=np.int32)
+
+    def batch(self, rows, chance):
+        return super().batch(rows, chance) | {"input_ids": torch.zeros(len(rows), int(self.lengths[rows].max()))}
+
+
+def test_a_limit_is_one_of_tokens(tmp_path):
+    class Narrow(Line):
+        def forward(self, **batch):
+            self.slices.append(tuple(batch["input_ids"].shape))
+            if batch["input_ids"].numel() > 64:
+                raise torch.OutOfMemoryError
+            return super().forward(**batch)
+
+    learner, plain = Narrow(), Line()
+    learner.slices = []
+    fit(learner, Longer(), tmp_path / "narrow", batch_tokens=120, epochs=1)
+    fit(plain, Longer(), tmp_path / "plain", batch_tokens=120, epochs=1)
+    torch.testing.assert_close(weights(learner), weights(plain))
+    failed, *held = learner.slices
+    assert failed == (4, 30)  # 120 tokens; half of its rows are 60
+    assert all(rows * length <= 60 for rows, length in held)
+    assert (1, 41) in held  # of the longest a single one
+    assert max(rows for rows, _ in held) > 4  # of short ones many
 
 
 def test_memory_for_not_even_one_row(rows, tmp_path):
@@ -308,6 +353,43 @@ def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, unbroken_weigh
     assert metrics["steps"] == 15
     assert resumed.passes == 15 - (at - at % 2)
     assert torch.equal(weights(resumed), unbroken_weights)
+
+
+@pytest.fixture
+def terminated():
+    """SIGTERM's own handler, for the time of a test: it lets the process live, so that the loop itself ends it."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("at", "kept"),
+    [(4 * 6 + 2, {"checkpoint-4", "checkpoint-6"}), (4 * 8 + 1, {"checkpoint-4", "checkpoint-8"}), (2, set())],
+    ids=["between checkpoints", "right after one", "in the first step"],
+)
+def test_sigterm_in_the_middle_of_a_step_leaves_without_its_other_slices(
+    rows, tmp_path, unbroken_slices, terminated, at, kept
+):
+    learner = Signalled(signal.SIGTERM, at, dropout=0.2)
+    with pytest.raises(SystemExit) as ended:
+        fit(learner, rows, tmp_path, accumulation=4, checkpoint_every=4)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert learner.passes == at  # the slice in progress is the last
+    assert checkpoints(tmp_path) == kept
+    assert not (tmp_path / "out" / "selection.json").exists()
+    resumed = Line(dropout=0.2)
+    fit(resumed, rows, tmp_path, accumulation=4, checkpoint_every=4)
+    assert resumed.passes == 4 * (15 - (at - 1) // 4)
+    assert torch.equal(weights(resumed), unbroken_slices)
+
+
+@pytest.fixture(scope="module")
+def unbroken_slices(tmp_path_factory):
+    """What a run in four slices a batch ends in that nobody stopped."""
+    unbroken = Line(dropout=0.2)
+    fit(unbroken, Points(), tmp_path_factory.mktemp("unbroken-slices"), accumulation=4)
+    return weights(unbroken)
 
 
 def test_a_killed_run_keeps_its_best_weights_and_may_move(rows, tmp_path):

@@ -4,7 +4,8 @@ Shape suffixes: B passes, L tokens, D width, N chosen positions, V vocabulary, K
 
 A pass is padded to a length that follows from its own, and no forward pass has fewer than `LEAST` tokens: from there
 on matrix products give a row the same bits in whatever company it is (seen on CPUs with AMX, in bf16 and fp32). So
-candidates do not depend on the size of batches, nor on what else is augmented.
+candidates do not depend on the size of batches, nor on what else is augmented. The libraries of a GPU choose kernels by
+the number of rows, so there all passes of a length have as many, whatever the form says.
 
 Whatever the number of passes, a model sees few shapes: for each one it has met, the CPU's kernel library compiles code
 and keeps it.
@@ -22,12 +23,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.augmentation.joint import joint_candidates
 from tinybert.errors import ModelError
+from tinybert.gradients import SliceSize
 from tinybert.last_layer import finish_only
 from tinybert.masked_lm import IDEOGRAPH, hidden_and_head, max_tokens, whole_words
 from tinybert.precision import native_bf16
 
 LEAST = 1024
 """Tokens of a forward pass, and positions projected onto the vocabulary, at least."""
+ON_GPU = 8192
+"""Tokens of every forward pass on a GPU, as long as memory suffices."""
 GRAIN = 4
 """Passes are padded to a multiple of so many tokens."""
 PER_CHARACTER = 30
@@ -100,6 +104,9 @@ class WordPredictor:
     """The likeliest words at places of many passes.
 
     The model is left in eval mode, and in bf16 where the device multiplies it natively.
+
+    Attributes:
+        steady: All passes of a length have the same number of rows, the last of them empty.
     """
 
     def __init__(
@@ -112,6 +119,8 @@ class WordPredictor:
         self.model, self.tokenizer, self.is_word = model.eval(), tokenizer, is_word
         if native_bf16(model.device):
             model.to(torch.bfloat16)
+        self.steady = model.device.type == "cuda"
+        self._slices = SliceSize("augment")
         self.mask = int(tokenizer.mask_token_id)
         self.limit = max_tokens(model, tokenizer)
         self.templates = [Template.of(tokenizer, pair) for pair in (False, True)]
@@ -146,9 +155,10 @@ class WordPredictor:
         Args:
             passes: Rows of token ids with their places.
             top: Words per place at most. A place of several tokens gets words of as many ideographs.
-            batch_tokens: Tokens of a forward pass at most, padding included, and at least `LEAST`.
+            batch_tokens: Tokens of a forward pass at most, padding included, and at least `LEAST`; not asked where
+                passes are steady.
         """
-        batches = list(self._batches(passes, max(batch_tokens, LEAST)))
+        batches = list(self._batches(passes, batch_tokens))
         order = list(chain(*batches))
         hidden = (self._hidden([passes[index] for index in batch]) for batch in batches)
         words = self._words(hidden, [place for index in order for place in passes[index].places], top)
@@ -157,24 +167,39 @@ class WordPredictor:
             found[index] = [next(words) for _ in passes[index].places]
         return found
 
-    @staticmethod
-    def _batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[int]]:
-        """Indices of passes of one padded length at a time: as many as may be, half of that and so on to `LEAST`."""
+    def _batches(self, passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[int]]:
+        """Indices of passes of one padded length at a time: as many as may be, half of that and so on to the fewest."""
         by_length: dict[int, list[int]] = {}
         for index, row in enumerate(passes):
             by_length.setdefault(_padded(len(row.ids)), []).append(index)
         for length, members in sorted(by_length.items()):
-            most, fewest, start = batch_tokens // length, _fewest(length), 0
+            fewest, start = self._fewest(length), 0
+            most = fewest if self.steady else max(batch_tokens, LEAST) // length
             sizes = [size for halved in range(most.bit_length()) if (size := most >> halved) > fewest]
             while start < len(members):
                 size = next((size for size in sizes if start + size <= len(members)), fewest)
                 yield members[start : start + size]
                 start += size
 
+    def _fewest(self, length: int) -> int:
+        """Passes of so many tokens that stand in a batch, or are replaced by empty ones, at least."""
+        return max(1, ON_GPU // length - 1) if self.steady else -(-LEAST // length)
+
     def _hidden(self, rows: Sequence[Pass]) -> Tensor:
-        """What the head reads at the places of a batch (N, D), rows in order."""
+        """What the head reads at the places of a batch (N, D), rows in order; in parts where memory runs out."""
         length = _padded(max(len(row.ids) for row in rows))
-        filled = max(len(rows), _fewest(length))
+        # Without any padding in a batch attention takes another kernel; the empty row keeps it from that.
+        empty, fewest = int(self.steady), self._fewest(length)
+
+        def compute(most: int) -> Tensor:
+            size = max(1, most - empty)
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            return torch.cat([self._read(part, length, min(most, max(len(part), fewest) + empty)) for part in parts])
+
+        return self._slices.fitting(compute, max(len(rows), fewest) + empty, lambda: None, length)
+
+    def _read(self, rows: Sequence[Pass], length: int, filled: int) -> Tensor:
+        """The same of a single forward pass, with empty rows up to so many."""
         ids_BL = torch.full((filled, length), self.tokenizer.pad_token_id or 0)
         types_BL = torch.zeros_like(ids_BL)
         sizes_B = torch.ones(filled, dtype=torch.long)
@@ -190,7 +215,8 @@ class WordPredictor:
         others = [0] * (-len(rows_N) % LEAST)
         chosen = rows_N + others, places_N + others
         device = self.model.device
-        finishing = finish_only(self.model, lambda value_BLD: value_BLD[chosen][None])
+        # How many positions are chosen depends on the company.
+        finishing = None if self.steady else finish_only(self.model, lambda value_BLD: value_BLD[chosen][None])
         with torch.no_grad(), finishing or nullcontext():
             hidden_BLD = self._encode({name: tensor.to(device) for name, tensor in inputs.items()})
         chosen_ND: Tensor = hidden_BLD[0] if finishing else hidden_BLD[chosen]
@@ -248,8 +274,3 @@ def _blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
             rest_ND = rest_ND[LEAST:]
     if rest_ND is not None and len(rest_ND):
         yield rest_ND
-
-
-def _fewest(length: int) -> int:
-    """Rows of so many tokens that a forward pass has at least."""
-    return -(-LEAST // length)

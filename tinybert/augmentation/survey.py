@@ -31,14 +31,14 @@ class Example(NamedTuple):
     """One text, or both of a pair."""
     copy: tuple[str, ...]
     label: str
-    teacher: str
-    """The label that the teacher gives the copy."""
-    confidence: float
+    teacher: str | None
+    """The label that the teacher gives the copy; with confidence None where copies are not judged."""
+    confidence: float | None
     became: str
 
 
 class Survey:
-    """Counts rows and copies as the teacher is held against them.
+    """Counts rows and copies as they come, and where the kind's copies are judged, what the teacher says of them.
 
     Args:
         kind: Of the task.
@@ -55,27 +55,35 @@ class Survey:
         self._own: set[str] = set()
         self._new: set[str] = set()
         self._row: tuple[Row | None, tuple[Side, ...]] = (None, ())
+        self._count = 0
         self.examples: list[Example] = []
 
-    def add_row(self, row: Row, said: Label) -> None:
-        """Count an original row and the label that the teacher gives it."""
+    def add_row(self, row: Row, said: Label | None) -> None:
+        """Count an original row and the label that the teacher gives it, if it was asked."""
+        self._count += 1
         self._own.update(*(side.words for side in sides(row)))
-        self._rows.add(row.label, said)
+        if said is not None:
+            self._rows.add(row.label, said)
 
-    def add_copy(self, row: Row, copy: Row, said: Label, confidence: float, fate: str) -> None:
+    def add_copy(self, row: Row, copy: Row, said: Label | None, confidence: float | None, fate: str) -> None:
         """Count a copy of a row, what the teacher says of it, and what became of it (see `quality.judge`)."""
         recipe = str(copy.made_by)
-        self._copies.add(copy.label, said)
+        if said is not None:
+            self._copies.add(copy.label, said)
         self._fates[fate][recipe] += 1
         if self._places[recipe] in self._chosen.get(recipe, ()):
-            label, teacher = (self._kind.shown(value, self._labels) for value in (copy.label, said))
-            became = fate if fate in KEPT else f"dropped: {fate}"
-            self.examples.append(Example(recipe, row.texts, copy.texts, label, teacher, round(confidence, 4), became))
+            self.examples.append(self._example(row, copy, said, confidence, fate))
         self._places[recipe] += 1
         if fate in KEPT:
             if self._row[0] is not row:  # the copies of a row come together
                 self._row = (row, sides(row))
             self._count_words(recipe, self._row[1], sides(copy))
+
+    def _example(self, row: Row, copy: Row, said: Label | None, sure: float | None, fate: str) -> Example:
+        label = self._kind.shown(copy.label, self._labels)
+        teacher = None if said is None else self._kind.shown(said, self._labels)
+        became = fate if fate in KEPT else f"dropped: {fate}"
+        return Example(str(copy.made_by), row.texts, copy.texts, label, teacher, sure and round(sure, 4), became)
 
     def _count_words(self, recipe: str, own: Sequence[Side], copied: Sequence[Side]) -> None:
         for before, after in zip(own, copied, strict=True):
@@ -84,24 +92,31 @@ class Survey:
             self._replaced[recipe] += len(before.bag ^ after.bag)
 
     def summary(self) -> dict[str, Any]:
-        """`augmentation` of the manifest: that of `gather`, the teacher's part, and the words.
+        """`augmentation` of the manifest: that of `gather`, the teacher's part where there is one, and the words."""
+        kept = self._fates["kept"] + self._fates["relabelled"]
+        return {
+            **self._gathered,
+            "rows": self._count,
+            "kept": dict(kept),
+            **(self._judged() if self._kind.judged else {}),
+            "words_replaced": _share(self._replaced.total(), self._words.total()),
+            "words_replaced_by": {name: _share(self._replaced[name], self._words[name]) for name in kept},
+            "vocabulary": {"rows": len(self._own), "with_copies": len(self._own | self._new)},
+        }
+
+    def _judged(self) -> dict[str, Any]:
+        """What follows from the teacher's answers.
 
         `judged` counts rows and copies, and those of them to which the teacher gives another label; `classes` how often
         their labels have each class, and how often the teacher's have it not.
         """
-        kept = self._fates["kept"] + self._fates["relabelled"]
         teachers = {reason: dict(self._fates[reason]) for reason in ("flipped", "unsure")}
         rows, copies = self._rows.found(), self._copies.found()
         return {
-            **self._gathered,
             "dropped": {**self._gathered["dropped"], **teachers},
-            "kept": dict(kept),
             "relabelled": dict(self._fates["relabelled"]),
             "judged": _counts(rows.labels, rows.others, copies.labels, copies.others),
             "classes": {name: _counts(*own, *copies.classes[name]) for name, own in rows.classes.items()},
-            "words_replaced": _share(self._replaced.total(), self._words.total()),
-            "words_replaced_by": {name: _share(self._replaced[name], self._words[name]) for name in kept},
-            "vocabulary": {"rows": len(self._own), "with_copies": len(self._own | self._new)},
         }
 
 
@@ -117,13 +132,13 @@ def _share(part: float, whole: float) -> float:
 
 
 def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """asked, made, kept, relabelled, dropped_<reason>, flip_rate, words_replaced, vocabulary_growth."""
-    counted = {name: summary[name] for name in ("asked", "made", "kept", "relabelled")}
+    """asked, made, kept, dropped_<reason>, words_replaced, vocabulary_growth; of judged ones relabelled, flip_rate."""
+    counted = {name: summary[name] for name in ("asked", "made", "kept", "relabelled") if name in summary}
     counted |= {f"dropped_{reason}": counts for reason, counts in summary["dropped"].items()}
-    judged, vocabulary = summary["judged"], summary["vocabulary"]
+    judged, vocabulary = summary.get("judged"), summary["vocabulary"]
     return {
         **{name: float(sum(counts.values())) for name, counts in counted.items()},
-        "flip_rate": _share(judged["flipped"], judged["copies"]),
+        **({"flip_rate": _share(judged["flipped"], judged["copies"])} if judged else {}),
         "words_replaced": summary["words_replaced"],
         "vocabulary_growth": _share(vocabulary["with_copies"] - vocabulary["rows"], vocabulary["rows"]),
     }
@@ -146,10 +161,17 @@ def _spread(count: int, parts: int) -> set[int]:
     return {chance.randrange(part * count // parts, (part + 1) * count // parts) for part in range(parts)}
 
 
+def _columns(examples: Sequence[Example]) -> list[str]:
+    """The fields that the examples have: those of a kind whose copies are not judged have nothing of a teacher."""
+    return [name for name in Example._fields if all(getattr(example, name) is not None for example in examples)]
+
+
 def write_examples(examples: Sequence[Example], path: Path) -> None:
     """The examples with their whole texts, as a table that MLflow shows."""
-    data = [[_BETWEEN.join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in examples]
-    table = {"columns": Example._fields, "data": data}
+    columns = _columns(examples)
+    rows = ([getattr(example, name) for name in columns] for example in examples)
+    data = [[_BETWEEN.join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in rows]
+    table = {"columns": columns, "data": data}
     path.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -181,17 +203,14 @@ def escape(text: str) -> str:
 def report(summary: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """What became of the copies, as Markdown."""
     numbers, vocabulary = metrics_of(summary), summary["vocabulary"]
-    misread, rows = summary["judged"]["misread"], summary["judged"]["rows"]
     return "\n".join(
         [
             "# Augmentation\n",
             f"Of {numbers['asked']:,.0f} copies that were asked for, {numbers['made']:,.0f} were made and "
-            f"{numbers['kept']:,.0f} kept, beside {rows:,} rows.\n",
+            f"{numbers['kept']:,.0f} kept, beside {summary['rows']:,} rows.\n",
             *_recipes(summary),
             "\n## Labels\n",
-            f"The teacher gives another label than the data to {numbers['flip_rate']:.1%} of the copies it was shown, "
-            f"and to {_share(misread, rows):.1%} of the rows themselves.\n",
-            *_classes(summary),
+            *_opinions(summary),
             "\n## Words\n",
             f"- Words replaced: {numbers['words_replaced']:.1%}, the share of the words of the kept copies and their "
             "rows that only one of the two has. Compared are multisets: a word that only moved is not replaced.",
@@ -207,7 +226,8 @@ def report(summary: Mapping[str, Any], examples: Sequence[Example]) -> str:
 def _recipes(summary: Mapping[str, Any]) -> list[str]:
     """A recipe a line, and all together where there are several."""
     reasons: dict[str, Mapping[str, int]] = summary["dropped"]
-    columns = [summary["asked"], summary["made"], *reasons.values(), summary["kept"], summary["relabelled"]]
+    columns = [summary["asked"], summary["made"], *reasons.values(), summary["kept"]]
+    columns += [summary["relabelled"]] if "relabelled" in summary else []
     recipes = list(dict.fromkeys([*summary["asked"], *summary["made"]]))
     replaced = summary["words_replaced_by"]
     lines = [
@@ -218,11 +238,20 @@ def _recipes(summary: Mapping[str, Any]) -> list[str]:
         sums = (f"{sum(counts.values()):,}" for counts in columns)
         lines.append(["all", *sums, f"{summary['words_replaced']:.1%}"])
     named = [f"dropped: {reason.replace('_', ' ')}" for reason in reasons]
-    header = ["recipe", "asked", "made", *named, "kept", "of these relabelled", "words replaced"]
+    relabelled = ["of these relabelled"] if "relabelled" in summary else []
+    header = ["recipe", "asked", "made", *named, "kept", *relabelled, "words replaced"]
     return _table(header, lines, "l" + "r" * (len(header) - 1))
 
 
-def _classes(summary: Mapping[str, Any]) -> list[str]:
+def _opinions(summary: Mapping[str, Any]) -> list[str]:
+    """How often the teacher disagrees, in all and by class."""
+    if not (judged := summary.get("judged")):
+        return ["Copies keep their rows' labels; no teacher judges them."]
+    flipped, misread = _share(judged["flipped"], judged["copies"]), _share(judged["misread"], judged["rows"])
+    said = (
+        f"The teacher gives another label than the data to {flipped:.1%} of the copies it was shown, and to "
+        f"{misread:.1%} of the rows themselves.\n"
+    )
     lines = [
         [
             escape(shorten(name)),
@@ -233,24 +262,22 @@ def _classes(summary: Mapping[str, Any]) -> list[str]:
         ]
         for name, counts in summary["classes"].items()
     ]
-    return _table(["label", "in rows", "teacher misses", "in copies", "flipped"], lines, "lrrrr")
+    return [said, *_table(["label", "in rows", "teacher misses", "in copies", "flipped"], lines, "lrrrr")]
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:
-    lines = [
-        [
-            escape(example.recipe),
-            *(_BETWEEN.join(escape(shorten(text)) for text in texts) for texts in (example.original, example.copy)),
-            *(escape(shorten(label)) for label in (example.label, example.teacher)),
-            f"{example.confidence:.2f}",
-            example.became,
-        ]
-        for example in examples
-    ]
-    return _table(Example._fields, lines, "lllllrl")
+    columns = _columns(examples)
+    lines = [[_cell(getattr(example, name)) for name in columns] for example in examples]
+    return _table(columns, lines, ["r" if name == "confidence" else "l" for name in columns])
 
 
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]], alignment: str) -> list[str]:
+def _cell(value: str | float | tuple[str, ...]) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return _BETWEEN.join(escape(shorten(text)) for text in ([value] if isinstance(value, str) else value))
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]], alignment: Iterable[str]) -> list[str]:
     rule = ["---:" if edge == "r" else "---" for edge in alignment]
     return [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
 

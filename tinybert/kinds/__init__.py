@@ -15,10 +15,17 @@ KINDS: dict[KindName, TaskKind] = {
 """By the names the form knows."""
 
 
-def kind_of(name: str) -> TaskKind:
+_ALWAYS_ANSWERS = QuestionAnswering(always_answers=True)
+
+
+def kind_of(name: str, always_answers: bool = False) -> TaskKind:
     """The kind with this name.
+
+    Args:
+        name: As the form has it.
+        always_answers: Of question answering: every training row has an answer, so "no answer" is never one.
 
     Raises:
         KeyError: There is none.
     """
-    return KINDS[name]  # type: ignore[index]
+    return _ALWAYS_ANSWERS if always_answers and name == _ALWAYS_ANSWERS.name else KINDS[name]  # type: ignore[index]

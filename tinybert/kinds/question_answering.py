@@ -20,7 +20,7 @@ from tinybert.data_config import DataConfig
 from tinybert.errors import DataError
 from tinybert.kinds.reading import plain_text
 from tinybert.kinds.squad_scores import answer_f1, exact_match
-from tinybert.kinds.task_kind import Answers, Columns, Encoded, Example, Features, Label, Spans, TaskKind
+from tinybert.kinds.task_kind import Answers, Columns, Encoded, Example, Features, Label, Spans, TaskKind, Texts
 from tinybert.kinds.windows import encode_windows, held_spans, highest, read_windows
 from tinybert.metrics import Floats, Metric, divided, share
 
@@ -70,6 +70,10 @@ class QuestionAnswering(TaskKind):
     answer_type = pa.string()
     per_token = True
 
+    def __init__(self, always_answers: bool = False) -> None:
+        self._always_answers = always_answers
+        """No question it was trained on goes without an answer, so that none may."""
+
     # Rows -------------------------------------------------------------------------------------------------------------
 
     def example(self, text: Any, pair: Any, label: Any, config: DataConfig) -> Example:
@@ -80,12 +84,22 @@ class QuestionAnswering(TaskKind):
         return Example(question, context, tuple(dict.fromkeys(golds)))
 
     def label_names(self, labels: Collection[Label], config: DataConfig) -> list[str]:
-        """The same of every task."""
+        """The same of every task.
+
+        Raises:
+            DataError: No question has an answer.
+        """
+        if not any(labels):
+            raise DataError(f"no row has an answer in column {config.label_column!r}; there is nothing to find")
         return ["start", "end"]
 
     def stratum(self, label: Label) -> str:
         """Whether there is an answer."""
         return CLASSES[not label]
+
+    def unit(self, example: Example) -> Texts:
+        """The context: who has learnt one question about it half knows the others."""
+        return "", example.pair
 
     def number(self, label: Label, names: Sequence[str]) -> Label:
         """The same as records."""
@@ -148,15 +162,16 @@ class QuestionAnswering(TaskKind):
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def answers(self, logits: NDArray[np.floating[Any]], features: Features, rows: Columns) -> Answers:
-        """The part of the context with the highest sum of logits, unless that of no answer is higher.
+        """The part of the context with the highest sum of logits, unless that of no answer is higher and may be given.
 
         As in BERT's run_squad.py: both tokens stand in one window, and no answer scores what it does in the window
-        where that is least. But all pairs of tokens are looked at, not the 20 best of each. The probability of an
-        answer is that within its window.
+        where that is least; it is given where some training rows have none. But all pairs of tokens are looked at, not
+        the 20 best of each. The probability of an answer is that within its window.
         """
         windows = read_windows(logits, features)
         best_N, least_N = highest(windows.scores, features), highest(-windows.nulls, features)
-        null_N = windows.nulls[least_N] > windows.scores[best_N]
+        scores_N = windows.scores[best_N]
+        null_N = np.isneginf(scores_N) if self._always_answers else windows.nulls[least_N] > scores_N
         chosen_N = np.where(null_N, least_N, best_N)
         sums_N = np.where(null_N, windows.nulls[least_N], windows.scores[best_N])
         spans = zip(rows["text_pair"], windows.spans[best_N].tolist(), null_N, strict=True)

@@ -15,24 +15,25 @@ def plain_text(value: Any) -> str:
 
 
 def label_name(value: Any, config: DataConfig) -> str:
-    """The name of a class, which the data may have by its number.
+    """The name of a class without blanks around, which the data may have by its number.
 
     Raises:
         DataError: There is none, or a number beyond those the form names.
     """
     column = config.label_column
-    if value is None or value == "":
-        raise DataError(f"column {column!r} is empty in some rows; every row needs a label")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if config.labels and str(value).isdigit() and str(value) not in config.labels:
-        if int(value) >= len(config.labels):
+    name = "" if value is None else str(value).strip()
+    if not name:
+        raise DataError(f"column {column!r} is empty in some rows; every row needs a label")
+    if config.labels and name.isdigit() and name not in config.labels:
+        if int(name) >= len(config.labels):
             raise DataError(
-                f"column {column!r} holds {value}, but data.labels names only {len(config.labels)} "
+                f"column {column!r} holds {name}, but data.labels names only {len(config.labels)} "
                 f"classes, 0 to {len(config.labels) - 1}: {', '.join(config.labels)}"
             )
-        return config.labels[int(value)]
-    return str(value)
+        return config.labels[int(name)]
+    return name
 
 
 def class_names(found: Set[str], config: DataConfig) -> list[str]:

@@ -6,6 +6,8 @@ OUTSIDE = "O"
 """The tag of words of no entity."""
 _PARTS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
 """Parts of an entity, and what seqeval calls them; BILOU calls E and S L and U."""
+_ENDS = ("E-", "S-", "L-", "U-")
+"""How tags begin that only BIOES and BILOU have."""
 
 
 def entity_type(tag: str) -> str:
@@ -21,9 +23,11 @@ def entity_types(names: Sequence[str]) -> list[str]:
 
 
 def entities(numbers: Sequence[int], names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Type, first and last word of each entity, read as leniently as the script conlleval does.
+    """Type, first and last word of each entity.
 
-    Of tags of no scheme beside "O" each run is an entity; where there is no "O", as of parts of speech, each word is.
+    Where tags say which word is the last (BIOES, BILOU), only what begins and ends as they say is an entity, as in
+    seqeval's strict mode. Others are read as leniently as the script conlleval does. Of tags of no scheme beside "O"
+    each run is an entity; where there is no "O", as of parts of speech, each word is.
 
     Args:
         numbers: The tags of a row's words.
@@ -32,7 +36,24 @@ def entities(numbers: Sequence[int], names: Sequence[str]) -> list[tuple[str, in
     from seqeval.metrics.sequence_labeling import get_entities  # takes scikit-learn with it, for seconds
 
     alone = "I" if OUTSIDE in names else "S"
-    return [(kind, first, last) for kind, first, last in get_entities([_seqevals(names[n], alone) for n in numbers])]
+    tags = [_seqevals(names[number], alone) for number in numbers]
+    if any(name.startswith(_ENDS) for name in names):
+        return _whole_entities(tags)
+    return [(kind, first, last) for kind, first, last in get_entities(tags)]
+
+
+def _whole_entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """A word tagged S, or B, any I and E of one type."""
+    found, begun, first = [], "", 0
+    for place, tag in enumerate(tags):
+        part, kind = tag[0], tag[2:]
+        if part in "BS":
+            begun, first = kind, place
+        if part in "ES" and kind == begun:
+            found.append((kind, first, place))
+        if part not in "BI" or kind != begun:
+            begun = ""
+    return found
 
 
 def _seqevals(tag: str, alone: str) -> str:
@@ -48,7 +69,7 @@ def bio2(tags: Sequence[str], known: Collection[str]) -> list[str]:
         tags: Of a row's words. Where some end an entity they are no IOB1, and stay.
         known: All tags there may be, if that was said: I- stays where it has no such B-.
     """
-    if any(tag[:2] in ("E-", "S-", "L-", "U-") for tag in tags):
+    if any(tag.startswith(_ENDS) for tag in tags):
         return list(tags)
     begun = []
     for before, tag in zip([OUTSIDE, *tags], tags, strict=False):

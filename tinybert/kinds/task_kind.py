@@ -29,6 +29,8 @@ Label = Any
 """A label of a row, in one of the forms that the module's docstring names."""
 Columns = Mapping[str, Sequence[Any]]
 """Columns of prepared rows by name: text, text_pair, label."""
+Texts = tuple[str, str | None]
+"""Text and second text."""
 Spans = Sequence[tuple[int, int]]
 """Beginnings and ends of parts of a text, in characters."""
 UNSCORED = -100
@@ -132,6 +134,10 @@ class TaskKind(ABC):
     def stratum(self, label: Label) -> str:
         """Rows are sampled and split so that each stratum of named labels keeps its share; one for all by default."""
         return ""
+
+    def unit(self, example: Example) -> Texts:
+        """What examples share that are never parted where rows are split; their texts by default."""
+        return example.text, example.pair
 
     @abstractmethod
     def number(self, label: Label, names: Sequence[str]) -> Label:

@@ -82,6 +82,7 @@ def _released(task: TaskData, variants: list[str]) -> Released:
         labels=task.labels,
         max_length=task.max_length,
         pair=task.rows("train")[0]["text_pair"] is not None,
+        always_answers=task.always_answers,
         default=next(name for name in COMPARED_AS if name in variants),
         variants={name: Variant(file=FILES[name]) for name in variants},
     )

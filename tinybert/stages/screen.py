@@ -1,6 +1,9 @@
-"""The augmented copies held against the teacher: those it contradicts or doubts go, and a report tells of all."""
+"""The augmented copies held against the teacher: those it contradicts or doubts go, and a report tells of all.
 
-from itertools import islice
+Kinds of task of which more or less is all there is (`TaskKind.judged`) keep all copies; the report is the same.
+"""
+
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +27,29 @@ CURES = {
 """What to change where most copies are dropped for a reason."""
 
 
-def run(*, data: Path, targets: Path, config: QualityConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
+def run(
+    *, data: Path, config: QualityConfig, out: Path, on_metrics: OnMetrics, targets: Path | None = None
+) -> dict[str, float]:
     """Choose among the copies by what the teacher says of them. The original rows all stay, as they are.
 
     Args:
         data: Rows and their copies, as the stage `gather` joins them.
-        targets: The teacher's answers for exactly these (`tinybert.teacher_cache`).
         config: What becomes of copies with another label, and of unsure ones.
         out: Directory to write, in the same layout, with `augmentation.md`, `augmentation.png` and `examples.json`.
         on_metrics: Told the numbers.
+        targets: The teacher's answers for exactly these (`tinybert.teacher_cache`); None for a kind of task whose
+            copies no teacher can judge.
 
     Returns:
-        rows (with the copies), asked, made, kept, relabelled, dropped_<reason>, flip_rate, words_replaced,
-        vocabulary_growth.
+        rows (with the copies), asked, made, kept, dropped_<reason>, words_replaced, vocabulary_growth; where copies are
+        judged, relabelled and flip_rate as well.
 
     Raises:
-        DataError: The targets belong to other rows or labels, `data` was not gathered, or the task is of a kind whose
-            copies no teacher can judge.
+        DataError: The targets belong to other rows or labels, or are missing or of no use; or `data` was not gathered.
     """
-    task, answers = TaskData(data), TeacherCache(targets)
-    gathered, originals = _check(task, answers)
+    task, answers = TaskData(data), TeacherCache(targets) if targets else None
+    gathered, originals = _gathered(task)
+    _check(task, answers)
     survey = Survey(task.kind, task.labels, gathered)
     with RowWriter(out / "train.arrow", task.kind) as writer:
         _choose(task, originals, answers, config, survey, writer)
@@ -59,12 +65,24 @@ def run(*, data: Path, targets: Path, config: QualityConfig, out: Path, on_metri
     return metrics
 
 
-def _check(task: TaskData, answers: TeacherCache) -> tuple[dict[str, Any], int]:
+def _gathered(task: TaskData) -> tuple[dict[str, Any], int]:
     """What `gather` counted, and how many rows are no copies."""
+    manifest = task.manifest
+    if "augmentation" not in manifest:
+        raise DataError("the data's manifest says nothing of copies; run the stage `gather` first")
+    return manifest["augmentation"], manifest["original_rows"]
+
+
+def _check(task: TaskData, answers: TeacherCache | None) -> None:
+    """Hold the teacher's answers against the rows and their kind."""
+    if answers is None:
+        if task.kind.judged:
+            raise DataError(f"copies of a task of kind {task.kind.name} are judged by the teacher; give its targets")
+        return
     if not task.kind.judged:
         raise DataError(
             f"copies of a task of kind {task.kind.name} keep their rows' labels, whatever a teacher says of them; "
-            "leave the stage `screen` out and train on what `gather` wrote"
+            "leave the targets out"
         )
     answers.check(row_keys(task.rows("train"), task.max_length))
     told_apart = answers.logits.shape[1]
@@ -73,18 +91,19 @@ def _check(task: TaskData, answers: TeacherCache) -> tuple[dict[str, Any], int]:
             f"the teacher tells {told_apart} labels apart, but the data has {len(task.labels)}: "
             f"{', '.join(task.labels)}; fine-tune it on this data"
         )
-    manifest = task.manifest
-    if "augmentation" not in manifest:
-        raise DataError("the data's manifest says nothing of copies; run the stage `gather` first")
-    return manifest["augmentation"], manifest["original_rows"]
 
 
 def _choose(
-    task: TaskData, originals: int, answers: TeacherCache, config: QualityConfig, survey: Survey, writer: RowWriter
+    task: TaskData,
+    originals: int,
+    answers: TeacherCache | None,
+    config: QualityConfig,
+    survey: Survey,
+    writer: RowWriter,
 ) -> None:
     """Write the rows, and the copies that are kept."""
     rows = task.rows("train")
-    every, said = stream(rows), answers.opinions()
+    every, said = stream(rows), answers.opinions() if answers else repeat((None, None))
     for row in islice(every, originals):
         survey.add_row(row, next(said)[0])
         writer.add(*row)
@@ -92,7 +111,7 @@ def _choose(
     for row, group in beside_their_rows(every, rows):
         for copy in group:
             answer, confidence = next(said)
-            fate = judge(copy.label, answer, confidence, config)
+            fate = "kept" if confidence is None else judge(copy.label, answer, confidence, config)
             survey.add_copy(row, copy, answer, confidence, fate)
             if fate in KEPT:
                 writer.add(*copy._replace(label=answer if fate == "relabelled" else copy.label))
@@ -101,7 +120,7 @@ def _choose(
 
 
 def _warn_if_none_is_kept(metrics: dict[str, float]) -> None:
-    dropped = {reason: metrics[f"dropped_{reason}"] for reason in CURES if metrics[f"dropped_{reason}"]}
+    dropped = {reason: count for reason in CURES if (count := metrics.get(f"dropped_{reason}", 0.0))}
     if dropped and not metrics["kept"]:
         counts = ", ".join(f"{reason} {count:.0f}" for reason, count in dropped.items())
         cure = CURES[max(dropped, key=dropped.__getitem__)]

@@ -21,6 +21,7 @@ from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
 from tinybert.floor import check_floor
+from tinybert.gradients import SliceSize
 from tinybert.kinds.task_kind import Answers, TaskKind
 from tinybert.last_layer import finish_first_token_only
 from tinybert.models import load_config, load_encoder, load_model, load_tokenizer
@@ -140,19 +141,23 @@ class _Questions:
     precision: str
 
     def answers(self, what: str, model: nn.Module) -> Iterator[tuple[Indices, Any]]:
-        """Each batch of rows, and what the model says of it."""
+        """Each batch of rows, or each part of it that fits into memory, and what the model says of it."""
         where = device()
         if use_bf16(where, self.precision):
             halve_linears(model)
         progress = Progress(f"targets  {what}", sum(map(len, self.batches)), unit="row")
-        done = 0
-        for rows in self.batches:
+        size, done = SliceSize("targets"), 0
+
+        def ask(rows: Indices) -> Any:
             inputs = {name: tensor.to(where) for name, tensor in self.table.inputs(rows).items()}
             with torch.no_grad(), autocast(where, self.precision):
-                answer = model(**inputs)
-            yield rows, answer
-            done += len(rows)
-            progress.update(done)
+                return model(**inputs)
+
+        for batch in self.batches:
+            for rows, answer in size.computed(ask, batch, int(self.table.lengths[batch].max())):
+                yield rows, answer
+                done += len(rows)
+                progress.update(done)
 
 
 def _logits(model: PreTrainedModel, kind: TaskKind, asked: _Questions, out: Path) -> NDArray[np.float32]:

@@ -266,6 +266,7 @@ def survey():
 def test_what_is_counted(survey):
     summary = survey.summary()
     assert summary["dropped"] == {**GATHERED["dropped"], "flipped": {"paper": 1}, "unsure": {}}
+    assert summary["rows"] == 2
     assert summary["kept"] == {"paper": 2, "swap": 1}
     assert summary["relabelled"] == {"paper": 1}
     assert summary["judged"] == {"rows": 2, "misread": 1, "copies": 4, "flipped": 2}
@@ -374,6 +375,35 @@ def test_of_tags_entities_are_counted_and_tags_shown():
     }
     [example] = survey.examples
     assert (example.label, example.teacher) == ("B-PER I-PER O B-LOC", "B-PER O O B-LOC")
+
+
+def test_where_no_teacher_judges_nothing_of_one_is_told(tmp_path):
+    survey = Survey(KINDS["regression"], ["stars"], GATHERED)
+    own = row("a good film", label=2.5, made_by=None)
+    survey.add_row(own, None)
+    for text in ("a great film", "a good movie"):
+        survey.add_copy(own, row(text, label=2.5), None, None, "kept")
+    survey.add_copy(own, row("film a good", label=2.5, made_by="swap"), None, None, "kept")
+    summary = survey.summary()
+    assert {**GATHERED, "kept": {"paper": 2, "swap": 1}, "rows": 1}.items() <= summary.items()
+    assert not {"judged", "classes", "relabelled"} & summary.keys()
+    assert (summary["words_replaced"], summary["vocabulary"]) == (4 / 18, {"rows": 3, "with_copies": 5})
+    assert metrics_of(summary).keys() == {
+        *("asked", "made", "kept", "words_replaced", "vocabulary_growth"),
+        *("dropped_held_out", "dropped_duplicate", "dropped_near_duplicate"),
+    }
+    found = cells(text := report(summary, survey.examples))
+    assert "5 were made and 3 kept, beside 1 rows." in text
+    assert found[0][-2:] == ["kept", "words replaced"]
+    assert found[1] == ["paper", "5", "4", "1", "0", "0", "2", "33.3%"]
+    assert found[4:] == [
+        ["recipe", "original", "copy", "label", "became"],
+        ["paper", "a good film", "a great film", "2.5", "kept"],
+        ["paper", "a good film", "a good movie", "2.5", "kept"],
+        ["swap", "a good film", "film a good", "2.5", "kept"],
+    ]
+    write_examples(survey.examples, tmp_path / "examples.json")
+    assert json.loads((tmp_path / "examples.json").read_text())["columns"] == found[4]
 
 
 def test_labels_are_counted_in_chunks_as_at_once(monkeypatch):

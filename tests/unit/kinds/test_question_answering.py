@@ -26,6 +26,7 @@ from tinybert.config import FineTuneConfig
 from tinybert.data import SPLITS, RowWriter, TaskData, schema, write_manifest
 from tinybert.data_config import DataConfig
 from tinybert.errors import DataError, ModelError
+from tinybert.kinds import kind_of
 from tinybert.kinds.question_answering import QuestionAnswering
 from tinybert.kinds.task_kind import Features
 from tinybert.models import save
@@ -155,7 +156,17 @@ def test_strata_and_counts_tell_rows_with_answers_from_those_without():
     assert [KIND.stratum(label) for label in [(("Ann", 0),), ()]] == ["answerable", "unanswerable"]
     assert KIND.counts([[gold(CONTEXT, "Ann")], [], []], NAMES) == {"answerable": 1, "unanswerable": 2}
     assert KIND.counts([], NAMES) == {"answerable": 0, "unanswerable": 0}
-    assert KIND.label_names([()], CONFIG) == NAMES
+    assert KIND.label_names([(), (("Ann", 0),)], CONFIG) == NAMES
+
+
+def test_questions_none_of_which_has_an_answer_are_refused():
+    with pytest.raises(DataError, match=r"no row has an answer in column 'answers'; there is nothing to find"):
+        KIND.label_names([()], CONFIG)
+
+
+def test_questions_of_one_context_are_one_unit():
+    rows = [KIND.example(question, CONTEXT, None, CONFIG) for question in ("Who?", "Where?")]
+    assert KIND.unit(rows[0]) == KIND.unit(rows[1]) != KIND.unit(KIND.example("Who?", "Nobody.", None, CONFIG))
 
 
 # Windows --------------------------------------------------------------------------------------------------------------
@@ -328,6 +339,23 @@ def test_an_answer_is_no_longer_than_thirty_tokens():
 def test_no_answer_is_given_where_it_scores_more_than_the_best():
     assert scored("a b c d", {4: 3.0, 0: 2.0}, {5: 3.0, 0: 3.9}).values == ["b c"]
     assert scored("a b c d", {4: 3.0, 0: 2.0}, {5: 3.0, 0: 4.1}).values == [""]
+
+
+def test_no_answer_is_never_given_where_every_training_row_has_one():
+    """As in run_squad.py without version_2_with_negative."""
+    contexts = ["a b c d e f g h i j k l m n", "x y z", ""]
+    _, features = encoded(BERT, ["q"] * 3, contexts, 12)
+    targets = KIND.targets([[gold(contexts[0], "h i")], [gold(contexts[1], "y")], []], features, NAMES)
+    logits = peaks(targets, features)
+    logits[features.starts[:-1]] = 10.5
+    assert said(logits, features, contexts).values == ["", "", ""]
+    answers = kind_of("question_answering", always_answers=True).answers(logits, features, {"text_pair": contexts})
+    assert answers.values == ["h i", "y", ""]  # of nothing there is no part
+    tokens_L2 = logits[features.starts[-3] : features.starts[-2]].astype(float)
+    chances = np.exp(tokens_L2) / np.exp(tokens_L2).sum(axis=0)
+    begin, end = targets[-2]
+    np.testing.assert_allclose(answers.confidence[1], chances[begin, 0] * chances[end, 1], rtol=1e-5)
+    assert kind_of("question_answering").answers(logits, features, {"text_pair": contexts}).values == ["", "", ""]
 
 
 def test_no_answer_needs_every_window():

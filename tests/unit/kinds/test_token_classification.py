@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from seqeval.metrics import f1_score as entity_f1_score
+from seqeval.scheme import IOBES
 from sklearn.metrics import accuracy_score
 from transformers import BertTokenizerFast, RobertaTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
@@ -145,6 +146,38 @@ def test_entities_of_every_scheme(tags, expected):
     names = sorted(set(tags.split()))
     assert entities([names.index(tag) for tag in tags.split()], names) == expected
     assert set(entity_types(names)) == {kind for kind, _, _ in expected}
+
+
+BIOES = ["O", *(f"{part}-{kind}" for kind in ("LOC", "PER") for part in "BIES")]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=8), min_size=1, max_size=4)
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_bioes_is_scored_as_seqeval_does_strictly(rows):
+    labels, answers = both(rows)
+    tags = [[[BIOES[number] for number in numbers] for numbers in part] for part in (labels, answers)]
+    expected = entity_f1_score(*tags, mode="strict", scheme=IOBES, zero_division=0)
+    assert score("entity_f1", labels, answers, BIOES) == pytest.approx(expected)
+    bilou = [name.replace("E-", "L-").replace("S-", "U-") for name in BIOES]
+    assert score("entity_f1", labels, answers, bilou) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("B-LOC I-LOC E-LOC", [("LOC", 0, 2)]),
+        ("B-LOC E-LOC E-LOC", [("LOC", 0, 1)]),
+        ("B-LOC I-LOC O", []),
+        ("I-LOC E-LOC", []),
+        ("B-LOC I-PER E-LOC", []),
+        ("B-LOC B-LOC E-LOC S-PER", [("LOC", 1, 2), ("PER", 3, 3)]),
+    ],
+)
+def test_what_ends_otherwise_than_bioes_says_is_no_entity(tags, expected):
+    assert entities([BIOES.index(tag) for tag in tags.split()], BIOES) == expected
 
 
 def test_parts_of_speech_are_scored_word_by_word():

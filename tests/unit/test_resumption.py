@@ -1,0 +1,65 @@
+"""The real learners, killed and continued: the weights in the end are those of an unbroken run, bit by bit."""
+
+import pytest
+import torch
+
+from tests.unit.line import fit
+from tests.unit.tiny import LEARNERS, USED, WORDS, Taught
+from tinybert.used_rows import UsedRows
+
+FIELDS = {"epochs": 2, "accumulation": 2, "checkpoint_every": 3, "weight_decay": 0.5, "learning_rate": 1e-2}
+STEPS = 10
+
+
+class Killed(BaseException):
+    """What SIGKILL is to the loop: nothing of it runs afterwards."""
+
+
+def killed_in(learner, step):
+    """Have it end in the second slice of a step, where the first has left its gradient."""
+    passes = []
+
+    def count(module, args, kwargs):
+        passes.append(type(learner.student.get_input_embeddings()))
+        if len(passes) == 2 * step:
+            raise Killed
+
+    learner.register_forward_pre_hook(count, with_kwargs=True)
+    return passes
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def unbroken(request, tmp_path_factory):
+    """What it is called, and the weights it ends in, nobody having killed it."""
+    learner = LEARNERS[request.param]()
+    fit(learner, Taught(), tmp_path_factory.mktemp("unbroken"), **FIELDS)
+    return request.param, learner.state_dict()
+
+
+@pytest.mark.parametrize("step", [2, 5, 10])  # before the first checkpoint, after one, in the last step
+def test_a_killed_learner_ends_in_the_weights_of_an_unbroken_one(unbroken, tmp_path, step):
+    name, expected = unbroken
+    learner, again = LEARNERS[name](), LEARNERS[name]()
+    tables = killed_in(learner, step)
+    with pytest.raises(Killed):
+        fit(learner, Taught(), tmp_path, **FIELDS)
+    assert set(tables) == {UsedRows}  # the word table was the shrunk one
+    if step > 3:  # what is learnt comes from the checkpoint, whatever the second one starts from
+        with torch.no_grad():
+            again.student.get_input_embeddings().weight[USED] = 0.0
+            again.student.base_model.encoder.layer[0].attention.self.query.weight.zero_()
+    metrics = fit(again, Taught(), tmp_path, **FIELDS)
+    assert metrics["steps"] == STEPS
+    found = again.state_dict()
+    assert found.keys() == expected.keys()
+    assert again.student.get_input_embeddings().weight.shape[0] == WORDS
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_the_weights_it_ends_in_were_learnt(unbroken):
+    """Every matrix that has a loss has moved, projections and head included."""
+    name, found = unbroken
+    begun = LEARNERS[name]().state_dict()
+    stayed = {key for key in begun if torch.equal(found[key], begun[key])}
+    assert stayed <= {key for key in begun if "pooler" in key and name == "layers"}
+    assert any("projections" in key for key in begun) == (name == "layers")
