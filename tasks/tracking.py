@@ -24,6 +24,8 @@ log = logging.getLogger("tinybert")
 
 FLOW_TAG, STAGE_TAG = "tinybert.flow_run", "tinybert.stage_run"
 PARENT_TAG = "mlflow.parentRunId"
+TRAINS = {"mlflow.experimentKind": "custom_model_development"}
+"""On the experiment: MLflow's pages show runs with curves, not the traces of a language model."""
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 """Error codes of what MLflow will never accept, as opposed to not now."""
 _USER = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -147,7 +149,7 @@ class Tracker:
 
     def _new_experiment(self, name: str) -> str:
         try:
-            return str(self.client.create_experiment(name, artifact_location=self.artifacts))
+            return str(self.client.create_experiment(name, artifact_location=self.artifacts, tags=TRAINS))
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":  # somebody was faster
                 raise

@@ -280,6 +280,11 @@ def spooled(tracker, outage):
     return file
 
 
+def test_an_experiment_is_one_that_trains_models(tracker):
+    tags = tracker.client.get_experiment(tracker.experiment_id("new")).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_damaged_last_line_costs_that_line_alone(tracker, outage):
     file = spooled(tracker, outage)
     whole = file.read_bytes().rstrip().split(b"\n")
