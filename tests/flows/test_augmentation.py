@@ -95,7 +95,7 @@ def screening(config: DistillConfig) -> DatasetResult:
         return run(screen_copies, augmented(run, config, found, prepared, found.teacher), None, config.quality)
 
 
-@pytest.mark.parametrize("task", ["stars", "squad"])
+@pytest.mark.parametrize("task", ["stars", pytest.param("squad", marks=pytest.mark.slow)])
 def test_copies_of_numbers_and_answers_are_reported_in_both_uis(home, smoke_material, task):
     preset = json.loads(
         json.dumps(presets("suite")["kinds-smoke"]).replace("file:build/smoke", f"file:{smoke_material}")

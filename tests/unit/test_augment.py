@@ -161,7 +161,7 @@ def test_nothing_of_rows_that_are_done_is_held(run, tmp_path, monkeypatch):
     class Watch(Progress):
         def update(self, done):
             if not tracemalloc.is_tracing():
-                tracemalloc.start(25)  # from the second chunk on: all is loaded by then
+                tracemalloc.start(10)  # from the second chunk on: all is loaded by then
             gc.collect()
             ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, augment.__file__, None, True)])
             held.append((done, sum(trace.size for trace in ours.traces), len(given_back)))
