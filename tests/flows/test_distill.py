@@ -210,7 +210,6 @@ def test_an_edited_source_module_re_runs_its_stage(first, smoke_material, tmp_pa
     assert changed.model == first.model
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_teacher_a_general_student_and_no_extras(first, shared_home, smoke_material):
     store = shared_home / "store" / "model"
     teachers = [path for path in store.iterdir() if json.loads((path / "config.json").read_text())["hidden_size"] == 32]
