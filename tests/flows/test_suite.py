@@ -73,7 +73,7 @@ def test_a_suite_with_a_fault_in_its_last_task_runs_none(smoke_material, home, c
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_every_smoke_preset_of_suites_comes_to_its_end(smoke_material, home):
     for name in ("kinds-smoke", "glue-smoke", "clue-smoke"):
         preset = json.loads(json.dumps(presets("suite")[name]).replace("file:build/smoke", f"file:{smoke_material}"))
