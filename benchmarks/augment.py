@@ -252,10 +252,10 @@ def memory_of(rows: int, directory: Path) -> dict[str, float]:
 
 def child(rows: int, directory: Path) -> None:
     """Run the stage and print its peak, and what the process held before, in megabytes."""
-    base = peak()
+    base = peak(host=True)
     given = {"data": directory / str(rows), "model": directory / "mlm", "vectors": GLOVE}
     augment_stage.run(**given, config=form("grouped"), out=directory / f"{rows}-out", on_metrics=nothing)
-    print(json.dumps({"peak": peak() - base, "base": base}))
+    print(json.dumps({"peak": peak(host=True) - base, "base": base}))
 
 
 def measure_memory() -> dict[str, dict[str, float]]:

@@ -57,9 +57,9 @@ class MoreWords(Rows):
         return self._rows.batch(rows, chance)
 
 
-def peak(name: str) -> float:
-    """Megabytes this process has held at most, for a line of the table: of the memory that the line is about."""
-    if device().type == "cuda" and not name.startswith("general"):
+def peak(host: bool) -> float:
+    """Megabytes this process has held at most: of the GPU where there is one, else or if asked of the host."""
+    if device().type == "cuda" and not host:
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
@@ -118,7 +118,8 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
     made = Engine(directory, [], length)
     if device().type == "cuda":
         torch.zeros(1, device=device())  # CUDA's own share of the machine's memory belongs to the base
-    base = peak(name)
+    host = name.startswith("general")  # of the corpus, which no GPU holds
+    base = peak(host)
     {
         "reference": lambda: reference(made, length, steps),
         "engine": lambda: intermediate(made, made.plain, steps),
@@ -128,7 +129,7 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
         "general, corpus": lambda: general(made, SEQUENCES),
         "general, corpus x 10": lambda: general(made, 10 * SEQUENCES),
     }[name]()
-    print(json.dumps({"peak": peak(name) - base, "base": base}))
+    print(json.dumps({"peak": peak(host) - base, "base": base}))
 
 
 LINES = [
