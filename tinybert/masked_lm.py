@@ -4,7 +4,8 @@ Shape suffixes: B rows, L tokens, D width, N chosen positions, V vocabulary.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def masked_logits(model: PreTrainedModel, inputs: dict[str, Tensor], mask_BL: Te
 
 def hidden_and_head(
     model: PreTrainedModel,
-) -> tuple[Callable[[dict[str, Tensor]], Tensor], Callable[[Tensor], Tensor]]:
+) -> tuple[Callable[[Mapping[str, Any]], Tensor], Callable[[Tensor], Tensor]]:
     """The two halves of a masked language model: inputs to hidden states (B, L, D), and these to logits (..., V).
 
     For a family whose head is not known here, the first gives logits (B, L, V) and the second leaves them.
@@ -64,13 +65,23 @@ def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens a row may have, special ones included."""
     limits = [int(tokenizer.model_max_length)]
-    embedded = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if isinstance(embedded, torch.nn.Embedding):
-        # RoBERTa and MPNet count positions from after the padding token's.
-        limits.append(embedded.num_embeddings - (0 if embedded.padding_idx is None else embedded.padding_idx + 1))
+    embedded = _position_embeddings(model)
+    if embedded is not None:
+        limits.append(embedded.num_embeddings - first_position(model))
     else:
         limits.append(int(getattr(model.config, "max_position_embeddings", 512)))
     return min(limits)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """The position of a row's first token: RoBERTa and MPNet count from after the padding token's."""
+    embedded = _position_embeddings(model)
+    return 0 if embedded is None or embedded.padding_idx is None else embedded.padding_idx + 1
+
+
+def _position_embeddings(model: PreTrainedModel) -> torch.nn.Embedding | None:
+    embedded = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    return embedded if isinstance(embedded, torch.nn.Embedding) else None
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.augment_config import AugmentConfig
-from tinybert.augmentation.predictor import Pass, Tokens, WordPredictor
+from tinybert.augmentation.forward import Pass
+from tinybert.augmentation.predictor import Tokens, WordPredictor
 from tinybert.augmentation.words import ENGLISH, Language, Word, eligible_words
 from tinybert.errors import DataError, ModelError
 from tinybert.masked_lm import IDEOGRAPH

@@ -1,18 +1,9 @@
 """What a masked language model would write at chosen places of many texts at once.
 
-Shape suffixes: B passes, L tokens, D width, N chosen positions, V vocabulary, K likeliest tokens.
-
-A pass is padded to a length that follows from its own, and no forward pass has fewer than `LEAST` tokens: from there
-on matrix products give a row the same bits in whatever company it is (seen on CPUs with AMX, in bf16 and fp32). So
-candidates do not depend on the size of batches, nor on what else is augmented. The libraries of a GPU choose kernels by
-the number of rows, so there all passes of a length have as many, whatever the form says.
-
-Whatever the number of passes, a model sees few shapes: for each one it has met, the CPU's kernel library compiles code
-and keeps it.
+Shape suffixes: D width, N chosen positions, V vocabulary, K likeliest tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -21,19 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tinybert.augmentation.forward import LEAST, Pass, forward_of
 from tinybert.augmentation.joint import joint_candidates
 from tinybert.errors import ModelError
-from tinybert.gradients import SliceSize
-from tinybert.last_layer import finish_only
 from tinybert.masked_lm import IDEOGRAPH, hidden_and_head, max_tokens, whole_words
 from tinybert.precision import native_bf16
 
-LEAST = 1024
-"""Tokens of a forward pass, and positions projected onto the vocabulary, at least."""
-ON_GPU = 8192
-"""Tokens of every forward pass on a GPU, as long as memory suffices."""
-GRAIN = 4
-"""Passes are padded to a multiple of so many tokens."""
 PER_CHARACTER = 30
 """Characters considered at each place of a word that is filled jointly."""
 
@@ -43,15 +27,6 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     spans: list[tuple[int, int]]
-
-
-class Pass(NamedTuple):
-    """One row of a forward pass."""
-
-    ids: list[int]
-    types: list[int]
-    places: list[list[int]]
-    """For each word to be filled, the positions of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +78,8 @@ class Template:
 class WordPredictor:
     """The likeliest words at places of many passes.
 
-    The model is left in eval mode, and in bf16 where the device multiplies it natively.
-
-    Attributes:
-        steady: All passes of a length have the same number of rows, the last of them empty.
+    The model is left in eval mode, in bf16 where the device multiplies it natively, and with an attention function of
+    its own (`forward.Packed`).
     """
 
     def __init__(
@@ -119,8 +92,7 @@ class WordPredictor:
         self.model, self.tokenizer, self.is_word = model.eval(), tokenizer, is_word
         if native_bf16(model.device):
             model.to(torch.bfloat16)
-        self.steady = model.device.type == "cuda"
-        self._slices = SliceSize("augment")
+        self._forward = forward_of(model, tokenizer.pad_token_id or 0)
         self.mask = int(tokenizer.mask_token_id)
         self.limit = max_tokens(model, tokenizer)
         self.templates = [Template.of(tokenizer, pair) for pair in (False, True)]
@@ -128,7 +100,7 @@ class WordPredictor:
         characters = {token: word for token, word in self.words.items() if IDEOGRAPH.fullmatch(word)}
         self._barred_V = self._all_but(self.words)
         self._not_characters_V = self._all_but(characters)
-        self._encode, self._head = hidden_and_head(model)
+        _, self._head = hidden_and_head(model)
 
     def _all_but(self, kept: dict[int, str]) -> Tensor:
         size = int(self.model.config.vocab_size)
@@ -155,72 +127,16 @@ class WordPredictor:
         Args:
             passes: Rows of token ids with their places.
             top: Words per place at most. A place of several tokens gets words of as many ideographs.
-            batch_tokens: Tokens of a forward pass at most, padding included, and at least `LEAST`; not asked where
-                passes are steady.
+            batch_tokens: Tokens of a forward pass at most; not asked where all have as many (`forward.Padded`).
         """
-        batches = list(self._batches(passes, batch_tokens))
+        batches = list(self._forward.batches(passes, batch_tokens))
         order = list(chain(*batches))
-        hidden = (self._hidden([passes[index] for index in batch]) for batch in batches)
+        hidden = (self._forward.hidden([passes[index] for index in batch]) for batch in batches)
         words = self._words(hidden, [place for index in order for place in passes[index].places], top)
         found: list[list[list[str]]] = [[] for _ in passes]
         for index in order:
             found[index] = [next(words) for _ in passes[index].places]
         return found
-
-    def _batches(self, passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[int]]:
-        """Indices of passes of one padded length at a time: as many as may be, half of that and so on to the fewest."""
-        by_length: dict[int, list[int]] = {}
-        for index, row in enumerate(passes):
-            by_length.setdefault(_padded(len(row.ids)), []).append(index)
-        for length, members in sorted(by_length.items()):
-            fewest, start = self._fewest(length), 0
-            most = fewest if self.steady else max(batch_tokens, LEAST) // length
-            sizes = [size for halved in range(most.bit_length()) if (size := most >> halved) > fewest]
-            while start < len(members):
-                size = next((size for size in sizes if start + size <= len(members)), fewest)
-                yield members[start : start + size]
-                start += size
-
-    def _fewest(self, length: int) -> int:
-        """Passes of so many tokens that stand in a batch, or are replaced by empty ones, at least."""
-        return max(1, ON_GPU // length - 1) if self.steady else -(-LEAST // length)
-
-    def _hidden(self, rows: Sequence[Pass]) -> Tensor:
-        """What the head reads at the places of a batch (N, D), rows in order; in parts where memory runs out."""
-        length = _padded(max(len(row.ids) for row in rows))
-        # Without any padding in a batch attention takes another kernel; the empty row keeps it from that.
-        empty, fewest = int(self.steady), self._fewest(length)
-
-        def compute(most: int) -> Tensor:
-            size = max(1, most - empty)
-            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-            return torch.cat([self._read(part, length, min(most, max(len(part), fewest) + empty)) for part in parts])
-
-        return self._slices.fitting(compute, max(len(rows), fewest) + empty, lambda: None, length)
-
-    def _read(self, rows: Sequence[Pass], length: int, filled: int) -> Tensor:
-        """The same of a single forward pass, with empty rows up to so many."""
-        ids_BL = torch.full((filled, length), self.tokenizer.pad_token_id or 0)
-        types_BL = torch.zeros_like(ids_BL)
-        sizes_B = torch.ones(filled, dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids_BL[at, : len(row.ids)] = torch.tensor(row.ids)
-            types_BL[at, : len(row.types)] = torch.tensor(row.types)
-            sizes_B[at] = len(row.ids)
-        inputs = {"input_ids": ids_BL, "attention_mask": (torch.arange(length) < sizes_B[:, None]).long()}
-        if "token_type_ids" in self.tokenizer.model_input_names:
-            inputs["token_type_ids"] = types_BL
-        rows_N = [at for at, row in enumerate(rows) for place in row.places for _ in place]
-        places_N = [position for row in rows for position in chain(*row.places)]
-        others = [0] * (-len(rows_N) % LEAST)
-        chosen = rows_N + others, places_N + others
-        device = self.model.device
-        # How many positions are chosen depends on the company.
-        finishing = None if self.steady else finish_only(self.model, lambda value_BLD: value_BLD[chosen][None])
-        with torch.no_grad(), finishing or nullcontext():
-            hidden_BLD = self._encode({name: tensor.to(device) for name, tensor in inputs.items()})
-        chosen_ND: Tensor = hidden_BLD[0] if finishing else hidden_BLD[chosen]
-        return chosen_ND[: len(rows_N)]
 
     def _words(self, hidden: Iterable[Tensor], places: Sequence[Sequence[int]], top: int) -> Iterator[list[str]]:
         """Words for each place, from what the head reads at its tokens, in parts (N, D) of any number."""
@@ -258,10 +174,6 @@ class WordPredictor:
         with torch.no_grad():
             logits_NV: Tensor = self._head(padded_ND)[: len(block_ND)]
         return logits_NV
-
-
-def _padded(length: int) -> int:
-    return -(-length // GRAIN) * GRAIN
 
 
 def _blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:

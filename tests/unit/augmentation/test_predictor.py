@@ -1,6 +1,5 @@
 """Passes put together by token ids, and predictions that do not depend on company."""
 
-import math
 import random
 
 import pytest
@@ -8,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, processors
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedTokenizerFast
 
-from tinybert.augmentation.predictor import Pass, Template, Tokens, WordPredictor
+from tinybert.augmentation.forward import Pass
+from tinybert.augmentation.predictor import Template, Tokens, WordPredictor
 from tinybert.errors import ModelError
-from tinybert.gradients import SliceSize
 
 WORDS = [
     first + second for first in "bcdfghjklm" for second in ("at", "en", "ip", "ot", "ug", "ay", "ee", "oa", "um", "ix")
@@ -60,11 +59,11 @@ def test_tokens_know_where_they_stand(predictor):
     assert empty == Tokens([], [])
 
 
-def passes_of(seed, number, words=3):
+def passes_of(seed, number):
     rng = random.Random(seed)
     for _ in range(number):
         ids = [2, *(rng.randrange(4, len(VOCABULARY)) for _ in range(rng.randrange(1, 70))), 3]
-        places = [[place] for place in sorted(rng.sample(range(1, len(ids) - 1), min(words, len(ids) - 2)))]
+        places = [[place] for place in sorted(rng.sample(range(1, len(ids) - 1), min(3, len(ids) - 2)))]
         yield Pass(ids, [0] * len(ids), places)
 
 
@@ -75,83 +74,6 @@ def test_answers_do_not_depend_on_batches_or_company(predictor, batch_tokens):
     assert predictor.fill(rows, 10, batch_tokens) == whole
     assert predictor.fill(rows[::-1], 10, batch_tokens)[::-1] == whole
     assert [predictor.fill([row], 10, batch_tokens)[0] for row in rows[:20]] == whole[:20]
-
-
-def test_the_shapes_a_model_sees_do_not_grow_with_the_passes(predictor):
-    """oneDNN keeps what it compiles for each of them."""
-    layers = [layer for layer in predictor.model.modules() if isinstance(layer, torch.nn.Linear)]
-    seen = set()
-    hooks = [layer.register_forward_pre_hook(lambda _, given: seen.add(tuple(given[0].shape[:-1]))) for layer in layers]
-    for seed, number in enumerate([40, 700]):
-        predictor.fill(list(passes_of(seed, number, words=70)), 5, 2048)
-    for hook in hooks:
-        hook.remove()
-    batches = {(rows, length) for length in range(4, 76, 4) for rows in (math.ceil(1024 / length), 2048 // length)}
-    assert seen - batches == {(1024,), (1, 1024), (1, 2048)}
-    assert len(seen & batches) > len(batches) / 2
-
-
-@pytest.fixture
-def entered(predictor):
-    """Masks of all that the model is given."""
-    masks = []
-
-    def note(_, args, given):
-        masks.append(given["attention_mask"])
-
-    hook = predictor.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
-    yield masks
-    hook.remove()
-
-
-def test_on_a_gpu_the_size_of_a_pass_follows_from_its_length_alone(predictor, entered, monkeypatch):
-    rows = list(passes_of(1, 300))
-    whole = predictor.fill(rows, 10, 8192)
-    monkeypatch.setattr(predictor, "steady", True)
-    for given, batch_tokens in ((rows, 1024), (rows[:7], 100_000), (rows[200:201], 2000)):
-        entered.clear()
-        assert predictor.fill(given, 10, batch_tokens) == whole[rows.index(given[0]) :][: len(given)]
-        assert all(len(mask) == 8192 // mask.shape[1] for mask in entered)
-        assert len({mask.shape[1] for mask in entered}) == len({-(-len(row.ids) // 4) for row in given})
-        assert not any(bool(mask.all()) for mask in entered)
-
-
-def of_one_length(number):
-    """Passes that are padded to 64 tokens."""
-    rows = [row for row in passes_of(3, 6000) if 60 < len(row.ids) <= 64][:number]
-    assert len(rows) == number
-    return rows
-
-
-def test_on_a_gpu_no_row_beyond_a_full_pass_is_lost(predictor, entered, monkeypatch):
-    """All of one length: 127 fit into a pass of 128 rows, beside the empty one."""
-    rows = of_one_length(300)
-    whole = predictor.fill(rows, 3, 8192)
-    monkeypatch.setattr(predictor, "steady", True)
-    entered.clear()
-    assert predictor.fill(rows, 3, 8192) == whole
-    assert [tuple(mask.shape) for mask in entered] == [(128, 64)] * 3
-
-
-@pytest.mark.parametrize("steady", [False, True])
-def test_passes_that_do_not_fit_into_memory_are_halved(predictor, entered, monkeypatch, steady):
-    rows = of_one_length(300)
-    whole = predictor.fill(rows, 10, 8192)
-    plain = type(predictor.model.base_model).forward
-
-    def forward(self, **inputs):
-        if inputs["input_ids"].numel() > 2500:
-            raise torch.OutOfMemoryError
-        return plain(self, **inputs)
-
-    monkeypatch.setattr(type(predictor.model.base_model), "forward", forward)
-    monkeypatch.setattr(predictor, "steady", steady)
-    monkeypatch.setattr(predictor, "_slices", SliceSize("augment"))
-    entered.clear()
-    assert predictor.fill(rows, 10, 8192) == whole
-    sizes = [mask.numel() for mask in entered]
-    assert [size for size in sizes if size > 2500] == [8192, 4096]  # what fits is remembered
-    assert set(sizes[2:]) == ({2048} if steady else {1024, 2048})
 
 
 def test_answers_are_those_of_the_model(predictor):
