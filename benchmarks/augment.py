@@ -40,6 +40,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 
 from flows.command import preset
 from tinybert import sources, vectors
+from tinybert.allocator import keep_freed_memory
 from tinybert.augment_config import AugmentConfig
 from tinybert.augmentation.candidates import propose
 from tinybert.augmentation.copies import augment
@@ -90,6 +91,7 @@ class Ways:
     """The ways to augment; each is given sentences and tells how many copies it made."""
 
     def __init__(self, directory: Path, shape: BertConfig) -> None:
+        keep_freed_memory()  # as the stage does; it serves all of them
         write_model(directory / "mlm", shape)
         self.tokenizer = AutoTokenizer.from_pretrained(directory / "mlm")
         # A model each: ours puts its weights into bf16.

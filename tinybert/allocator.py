@@ -21,7 +21,8 @@ def keep_freed_memory() -> None:
     """Have large blocks come from the heap and stay there, for the rest of the process; glibc alone can do that.
 
     By default blocks over 32 MB, such as the gradient of a vocabulary's embedding, come fresh from the kernel at every
-    step, which clears them page by page: an eighth of a small student's step (`benchmarks/distill_step.py`).
+    step, which clears them page by page: an eighth of a small student's step (`benchmarks/distill_step.py`), a tenth of
+    asking a language model for words (`benchmarks/augment.py`).
     """
     if sys.platform != "linux":
         return

@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from tinybert import augmentation
 from tinybert import vectors as word_vectors
-from tinybert.allocator import give_back_freed_memory
+from tinybert.allocator import give_back_freed_memory, keep_freed_memory
 from tinybert.augment_config import AugmentConfig
 from tinybert.augmentation.candidates import Proposer
 from tinybert.augmentation.copies import CHUNK, Copy, changed_sides, copies_for, draw
@@ -82,6 +82,7 @@ def run(
     copier = _Copier(config, spoken, candidates, changed, proposer, recipes)
     progress = Progress(f"augment {shard + 1}/{shards}" if shards > 1 else "augment", len(mine), unit="row")
     made = Counter[str]()
+    keep_freed_memory()
     with RowWriter(out / COPIES, task.kind) as writer, candidates, changed:
         for start in range(0, len(mine), CHUNK):
             chunk = mine[start : start + CHUNK]
