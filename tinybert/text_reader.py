@@ -184,14 +184,22 @@ def _columns(windows: "list[list[Encoding]]", offsets: bool) -> Found:
 def _beginnings(tokenizer: "Tokenizer", row: str | tuple[str, str], size: int) -> str | tuple[str, str]:
     """As much of a row as gives the same tokens as all of it.
 
-    Of a pair only of one: how two long ones share the room depends on which has more tokens in all.
+    Of a pair only of one, and only if it still has more tokens than the other: how two long ones share the room depends
+    on which has more in all.
     """
     if isinstance(row, str):
         return _beginning(tokenizer, row, size)
-    if min(map(len, row)) > size:
+    begun = [_beginning(tokenizer, text, size) for text in row] if min(map(len, row)) <= size else [*row]
+    if begun == [*row]:
         return row
-    text, pair = row
-    return _beginning(tokenizer, text, size), _beginning(tokenizer, pair, size)
+    short, long = sorted(range(2), key=lambda side: len(row[side]))
+    return (begun[0], begun[1]) if _count(tokenizer, begun[long]) > _count(tokenizer, row[short]) else row
+
+
+def _count(tokenizer: "Tokenizer", text: str) -> int:
+    """Tokens of all of a text."""
+    read = tokenizer.encode(text, add_special_tokens=False)
+    return sum(len(part.ids) for part in [read, *read.overflowing])
 
 
 def _beginning(tokenizer: "Tokenizer", text: str, size: int) -> str:

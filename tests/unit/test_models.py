@@ -149,7 +149,7 @@ def test_every_family_has_a_head_for_every_kind(family, kind, tmp_path):
     loaded = load_model(tmp_path / "teacher", KINDS[kind]).eval()
     with torch.no_grad():
         logits, again = (KINDS[kind].logits(model(**BATCH)) for model in (teacher, loaded))
-    assert torch.equal(logits, again)
+    torch.testing.assert_close(logits, again)  # a kernel may depend on where the weights begin
     assert logits.shape == ((2, 5, len(names)) if KINDS[kind].per_token else (2, len(names)))
 
     student = load_model(tmp_path / "encoder", KINDS[kind], names)

@@ -269,7 +269,7 @@ def test_the_estimate_is_exact_and_decides(make, tmp_path, caplog):
         "per_token": False,
         "states": None,
     }
-    assert (less.logits == cache.logits).all()
+    np.testing.assert_allclose(less.logits, cache.logits, rtol=1e-5, atol=1e-7)
 
 
 def test_by_default_no_states_are_kept(make):
