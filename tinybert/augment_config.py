@@ -48,7 +48,7 @@ class AugmentConfig(Form):
     shard_rows: int = Field(4096, ge=1)
     """Rows augmented by one task run, at least half of it. What a killed run has to do again."""
     batch_tokens: int = Field(8192, ge=1024)
-    """Tokens per forward pass on a CPU. More need more memory. A GPU gets 8192, or what fits; MPNet on a CPU 2048."""
+    """Tokens per forward pass on a CPU; more need more memory. A GPU gets 8192, or what fits; MPNet on a CPU 2048."""
     seed: int = Field(42, ge=0, le=2**31 - 1)
     """Which words are replaced and by what."""
 

@@ -65,7 +65,7 @@ class Run:
         return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
     def checkpoints(self) -> list[Path]:
-        return [*self.directory.glob("build/work/mlm-*/out-resume/checkpoint-*")]
+        return [*(self.directory / "build" / "work").glob("mlm-*/out-resume/checkpoint-*")]
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ Shape suffixes: B rows, L tokens of a row, T tokens of a forward pass, D width, 
 places.
 
 A row gets the same bits in whatever company it is, so that candidates do not depend on the size of batches, nor on
-what else is augmented. On a CPU, matrix products of `LEAST` rows and more see to that (tried on CPUs with AMX and with
-AVX512-BF16, in bf16 and fp32); there rows stand side by side without padding, each attending to itself (`Packed`). The
+what else is augmented. On a CPU, matrix products of `LEAST` rows and more see to that (seen with AVX512-BF16, and of
+padded rows with AMX, in bf16 and fp32); there rows stand side by side without padding, each attending to itself (`Packed`). The
 libraries of a GPU choose kernels by the number of rows, so there all passes of a length have as many (`Padded`).
 
 Matrix products have few shapes, whatever the number of rows: for each one it has met, the CPU's kernel library
@@ -62,8 +62,6 @@ def forward_of(model: PreTrainedModel, padding: int) -> "Packed | Padded":
 
 class Packed:
     """Rows side by side, filled up to a multiple of `LEAST` tokens.
-
-    On a CPU a quarter to a third less time than batches of padded rows (`benchmarks/augment.py`).
 
     Args:
         model: Its attention function is replaced; what it computes of rows below each other stays the same.
