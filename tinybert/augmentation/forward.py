@@ -5,8 +5,9 @@ places.
 
 A row gets the same bits in whatever company it is, so that candidates do not depend on the size of batches, nor on
 what else is augmented. On a CPU, matrix products of `LEAST` rows and more see to that (seen with AVX512-BF16, and of
-padded rows with AMX, in bf16 and fp32); there rows stand side by side without padding, each attending to itself (`Packed`). The
-libraries of a GPU choose kernels by the number of rows, so there all passes of a length have as many (`Padded`).
+padded rows with AMX, in bf16 and fp32); there rows stand side by side without padding, each attending to itself
+(`Packed`). The libraries of a GPU choose kernels by the number of rows, so there all passes of a length have as many
+(`Padded`).
 
 Matrix products have few shapes, whatever the number of rows: for each one it has met, the CPU's kernel library
 compiles code and keeps it.
