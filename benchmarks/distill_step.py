@@ -57,18 +57,20 @@ GENERAL_STEPS = 20 if device().type == "cuda" else 5
 
 
 class Timed(Learner):
-    """A learner that notes when each of its steps begins."""
+    """A learner that notes when each of its steps begins, which may be of several slices."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, batch: int) -> None:
         super().__init__()
-        self.learner = learner
+        self.learner, self.batch, self.rows = learner, batch, 0
         self.begun: list[float] = []
 
     def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The learner's own."""
         if device().type == "cuda":
             torch.cuda.synchronize()
-        self.begun.append(time.perf_counter())
+        if self.rows % self.batch == 0:
+            self.begun.append(time.perf_counter())
+        self.rows += len(batch["input_ids"])
         return self.learner(**batch)
 
     def seconds(self) -> float:
@@ -117,7 +119,7 @@ class Engine:
 
     def seconds(self, learner: Learner, rows: Rows, seed: int, batch: int = BATCH) -> float:
         """Seconds per step over one epoch."""
-        timed = Timed(learner.to(device()))
+        timed = Timed(learner.to(device()), batch)
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
             (out := Path(scratch) / "out").mkdir()
             train("step", timed, rows, OptimConfig(epochs=1, batch_size=batch, seed=seed), out, nothing)

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ DECLARATIONS = {
 }
 """Modules that compute nothing: what they contribute to a stage reaches its key through the inputs."""
 RETRIES = 3
+SETTLING = 0.2
+"""Seconds in which a server notes that a task has begun. SQLite refuses who asks for a slot then, and Prefect's client
+would ask again two seconds later (`benchmarks/overhead.py`)."""
 
 
 def stage_module(stage: str) -> str:
@@ -91,13 +95,15 @@ def source_modules(module: str, without: Collection[str] = DECLARATIONS) -> dict
         if spec is None or spec.origin is None:
             continue
         found[name] = Path(spec.origin)
-        waiting += _imports(found[name])
+        waiting += _imports(found[name].read_text())
     return found
 
 
-def _imports(path: Path) -> list[str]:
+@functools.cache
+def _imports(text: str) -> list[str]:
+    """Our own modules that a module of this text imports directly."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -172,6 +178,7 @@ def slot(limit: str, retries: int | None = None) -> Iterator[None]:
         ConcurrencySlotAcquisitionError: There is no such limit, or no slot is free, however often it was asked for.
         TransientError: The server does not answer when the slot is asked for.
     """
+    time.sleep(SETTLING)
     waiting = threading.Timer(5, logger.info, ["waiting for a free slot of %r", limit])
     waiting.start()
     held = concurrency(limit, occupy=1, max_retries=retries, strict=True, raise_on_lease_renewal_failure=False)

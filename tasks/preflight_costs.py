@@ -36,10 +36,12 @@ class Look:
     amounts: Amounts | None
 
     def costs(self, amounts: Amounts) -> list[StageCost]:
-        """Of each stage, with numbers as wide as this machine computes them."""
+        """Of each stage, with numbers as wide and slices as large as this machine computes them."""
         precision = importlib.import_module("tinybert.precision")
-        narrow = precision.use_bf16(precision.device(), self.config.layers.optim.precision)
-        return estimate(self.config, *self.encoders, amounts, NARROW if narrow else WIDE)
+        where = precision.device()
+        width = NARROW if precision.use_bf16(where, self.config.layers.optim.precision) else WIDE
+        most = importlib.import_module("tinybert.gradients").slice_tokens(where)
+        return estimate(self.config, *self.encoders, amounts, width, most)
 
 
 class _Places(NamedTuple):

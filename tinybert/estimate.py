@@ -94,7 +94,7 @@ def steps_of(rows: int, tokens: float, optim: OptimConfig) -> tuple[int, int]:
 
 
 def estimate(
-    config: DistillConfig, teacher: Encoder, student: Encoder, amounts: Amounts, width: int
+    config: DistillConfig, teacher: Encoder, student: Encoder, amounts: Amounts, width: int, most: int
 ) -> list[StageCost]:
     """The stages a run of this form has, in their order, with what each costs.
 
@@ -104,8 +104,9 @@ def estimate(
         student: Its shape.
         amounts: Rows, tokens, copies, sequences.
         width: Bytes of a number in activations: 2 in bf16, else 4.
+        most: Tokens that are trained on together, as `tinybert.gradients.slice_tokens` has it.
     """
-    return list(_Run(config, teacher, student, amounts, width).stages())
+    return list(_Run(config, teacher, student, amounts, width, most).stages())
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class _Run:
     student: Encoder
     amounts: Amounts
     width: int
+    most: int
 
     def stages(self) -> Iterator[StageCost]:
         config, given = self.config, self.amounts
@@ -192,7 +194,7 @@ class _Run:
         """A stage that trains `model`; `flops` are those of a row, backward pass and all."""
         steps, examples = steps_of(rows, tokens, optim)
         together = optim.batch_size if optim.batch_tokens is None else max(1, optim.batch_tokens // longest)
-        together = math.ceil(together / optim.accumulation / self.config.launch.processes)
+        together = math.ceil(together / (optim.accumulation * self.config.launch.processes))
         fixed, row = TRAINING_BYTES * model.parameters + LIBRARIES, model.activations(longest, self.width)
         return StageCost(
             name=name,
@@ -202,7 +204,7 @@ class _Run:
             flops=examples * flops,
             gigabytes=4 * model.parameters / GIGABYTE,
             scratch_gigabytes=CHECKPOINTS * 12 * model.parameters / GIGABYTE,
-            memory_gigabytes=(fixed + together * row) / GIGABYTE,
+            memory_gigabytes=(fixed + min(together, max(1, self.most // longest)) * row) / GIGABYTE,
             least_gigabytes=(fixed + row) / GIGABYTE,
         )
 

@@ -5,6 +5,7 @@ they hold, and the sum of their gradients is the gradient of the whole batch how
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,12 +23,19 @@ R = TypeVar("R")
 S = TypeVar("S", Indices, list[int])
 NO_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 """What errors without a class of their own say: the CPU's allocator, cuBLAS and cuDNN, the driver."""
+CPU_SLICE = 1024
+"""Tokens of a slice on a CPU: more together are no faster there, and take more memory (`benchmarks/memory.py`)."""
 
 
 def slices(batch: Batch, rows: int) -> Iterator[Batch]:
     """The batch in pieces of at most so many rows."""
     for start in range(0, batch_rows(batch), rows):
         yield {name: tensor[start : start + rows] for name, tensor in batch.items()}
+
+
+def slice_tokens(where: torch.device) -> int:
+    """Tokens, padding included, that a device trains on together, as long as memory suffices."""
+    return CPU_SLICE if where.type == "cpu" else sys.maxsize
 
 
 def batch_rows(batch: Batch) -> int:
@@ -93,15 +101,16 @@ class SliceSize:
         what: The stage's name, for the message.
         parts: Slices a batch is cut into as long as memory suffices.
         file: Where a limit is kept, so that a resumed run need not find it out again; None: nowhere.
+        tokens: The limit as long as memory suffices.
     """
 
-    def __init__(self, what: str, parts: int = 1, file: Path | None = None) -> None:
+    def __init__(self, what: str, parts: int = 1, file: Path | None = None, tokens: int = sys.maxsize) -> None:
         self._what, self._parts, self._file = what, parts, file
         kept = json.loads(file.read_text()) if file is not None and file.is_file() else {}
-        self._limit: int = kept.get("tokens", sys.maxsize)
+        self._limit: int = min(tokens, kept.get("tokens", tokens))
 
     def fitting(self, compute: Callable[[int], R], batch: int, clear: Callable[[], None], length: int = 1) -> R:
-        """Call `compute` with the rows of a slice until it does not run out of memory.
+        """Call `compute` with the rows of a slice, all about as large, until it does not run out of memory.
 
         Args:
             compute: Called with the number of rows.
@@ -113,7 +122,8 @@ class SliceSize:
             RuntimeError: Not even a single row fits, or another error than missing memory.
         """
         while True:
-            rows = min(max(1, self._limit // length), -(-batch // self._parts))
+            parts = max(self._parts, math.ceil(batch / max(1, self._limit // length)))
+            rows = math.ceil(batch / parts)
             try:
                 return compute(rows)
             except RuntimeError as error:

@@ -27,7 +27,7 @@ from transformers import (
 from tinybert.allocator import keep_freed_memory
 from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
 from tinybert.errors import QualityError
-from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, slices
+from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, slice_tokens, slices
 from tinybert.interruption import InterruptedStepError, Interruption
 from tinybert.learner import Learner, Validation
 from tinybert.precision import device, use_bf16
@@ -107,7 +107,7 @@ class StageTrainer(Trainer):
         )
         self._what, self._learner, self._optim, self._resume = what, learner, optim, resume
         self._validation, self._interruption = validation, interruption
-        self._size = SliceSize(what, optim.accumulation, resume / "slices.json")
+        self._size = SliceSize(what, optim.accumulation, resume / "slices.json", slice_tokens(self.args.device))
         self._first = self.examples = self.tokens = 0
         self._saved = time.monotonic()
         self._told = self._due = torch.zeros(3)

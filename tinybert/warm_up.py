@@ -14,6 +14,7 @@ from tinybert.dropout import set_dropout
 from tinybert.estimate import TRAINED
 from tinybert.estimate_encoder import Encoder
 from tinybert.families import shape_fields
+from tinybert.gradients import slice_tokens
 from tinybert.models import load_config
 from tinybert.precision import autocast, device, use_bf16
 from tinybert.preflight_report import Speed
@@ -49,7 +50,8 @@ def measure(teacher: Path, optim: OptimConfig, length: int, seconds: float) -> S
         step(1)
         alone = step(1)
         left = seconds - (time.perf_counter() - begun)
-        rows = max(1, min(optim.batch_size // optim.accumulation, int(left / SHARE / alone)))
+        most = min(optim.batch_size // optim.accumulation, slice_tokens(where) // length)
+        rows = max(1, min(most, int(left / SHARE / alone)))
         times = [alone] if rows == 1 else [step(rows)]
         while len(times) < STEPS and time.perf_counter() - begun < seconds:
             times.append(step(rows))

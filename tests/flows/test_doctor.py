@@ -71,7 +71,7 @@ def test_nothing_is_trained_and_nothing_left_behind(healthy, shared_home):
 def test_each_stage_that_a_run_will_have_is_estimated(form, change):
     config = form(**change)
     tiny = Encoder(layers=4, hidden=8, ffn=16, heads=4, vocabulary=50, positions=64)
-    stages = estimate(config, tiny, tiny, Amounts(train=9, validation=3, test=3, tokens=5), 4)
+    stages = estimate(config, tiny, tiny, Amounts(train=9, validation=3, test=3, tokens=5), 4, 1024)
     assert len(stages) == planned(config)
 
 

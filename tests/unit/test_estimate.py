@@ -1,6 +1,7 @@
 """Costs worked out by hand, and held against torch's own counter, the real plan of a stage, and real parameters."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ FORM = {
 AMOUNTS = Amounts(train=100, validation=10, test=5, tokens=3)
 
 
-def costs(amounts=AMOUNTS, teacher=ONE, student=ONE, width=4, **change) -> dict[str, StageCost]:
+def costs(amounts=AMOUNTS, teacher=ONE, student=ONE, width=4, most=sys.maxsize, **change) -> dict[str, StageCost]:
     config = validated(DistillConfig, merge(FORM, change))
-    return {cost.name: cost for cost in estimate(config, teacher, student, amounts, width)}
+    return {cost.name: cost for cost in estimate(config, teacher, student, amounts, width, most)}
 
 
 # Encoder --------------------------------------------------------------------------------------------------------------
@@ -192,6 +193,13 @@ def test_more_slices_take_less_memory():
     whole, cut = (costs(layers={"optim": {"accumulation": parts}})["layers"] for parts in (1, 4))
     assert whole.memory_gigabytes - cut.memory_gigabytes == pytest.approx(15 * ONE.activations(8, 4) / 1e9)
     assert whole.least_gigabytes == cut.least_gigabytes
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1024, 20), (160, 20), (159, 19), (17, 2), (5, 1)])
+def test_no_more_tokens_are_held_than_a_slice_has(tokens, rows):
+    """Batches of 20 rows of up to 8 tokens."""
+    found = costs(most=tokens)["layers"]
+    assert found.memory_gigabytes - found.least_gigabytes == pytest.approx((rows - 1) * ONE.activations(8, 4) / 1e9)
 
 
 # Report ---------------------------------------------------------------------------------------------------------------

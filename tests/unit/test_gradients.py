@@ -1,6 +1,7 @@
 """Slices of a batch, and what happens when one of them does not fit into memory."""
 
 import json
+import sys
 import weakref
 
 import numpy as np
@@ -8,7 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, graded, out_of_memory, slices
+from tinybert.gradients import (
+    SliceSize,
+    batch_length,
+    batch_rows,
+    clip_gradients,
+    graded,
+    out_of_memory,
+    slice_tokens,
+    slices,
+)
 
 
 def test_slices_are_the_batch_cut_along_its_rows():
@@ -78,11 +88,25 @@ def test_rows_without_gradients_are_computed_in_parts_that_fit_in_their_order(ro
         return [2 * row for row in part]
 
     parts = list(size.computed(compute, rows, length=10))
-    assert seen == [13, 7, 4, 4, 4, 1]
+    assert seen == [13, 7, 4, 3, 3, 3]
     assert [row for part, _ in parts for row in part] == list(range(3, 16))
     assert [found for _, part in parts for found in part] == list(range(6, 32, 2))
-    assert [len(part) for part, _ in size.computed(compute, rows[:6], length=8)] == [5, 1]  # 40 tokens, as before
+    assert [len(part) for part, _ in size.computed(compute, rows[:6], length=8)] == [3, 3]  # 40 tokens, as before
     assert list(size.computed(compute, rows[:0], length=8)) == []
+
+
+def test_a_device_takes_so_many_tokens_at_a_time_in_slices_of_about_one_size(tmp_path):
+    assert (slice_tokens(torch.device("cpu")), slice_tokens(torch.device("cuda"))) == (1024, sys.maxsize)
+    file = tmp_path / "slices.json"
+    size = SliceSize("layers", 1, file, tokens=1024)
+    assert [fitting(size, 1024, batch, [], length=64) for batch in (16, 17, 32, 33, 1)] == [16, 9, 16, 11, 1]
+    assert fitting(size, 2000, 2, [], length=2000) == 1
+    assert not file.exists()  # nothing was found out
+    assert fitting(SliceSize("layers", 4, file, tokens=1024), 1024, 32, [], length=64) == 8
+    fitting(size, 300, 10, [], length=64)
+    assert fitting(SliceSize("layers", 1, file, tokens=1024), 300, 10, seen := [], length=64) == 3
+    assert seen == [3]  # found out before
+    assert fitting(SliceSize("layers", 1, file, tokens=100), 300, 10, [], length=64) == 1
 
 
 def test_a_batch_is_cut_into_the_parts_asked_for(tmp_path):

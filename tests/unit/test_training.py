@@ -231,16 +231,22 @@ class Longer(Points):
         return super().batch(rows, chance) | {"input_ids": torch.zeros(len(rows), int(self.lengths[rows].max()))}
 
 
-def test_a_limit_is_one_of_tokens(tmp_path):
-    class Narrow(Line):
-        def forward(self, **batch):
-            self.slices.append(tuple(batch["input_ids"].shape))
-            if batch["input_ids"].numel() > 64:
-                raise torch.OutOfMemoryError
-            return super().forward(**batch)
+class Narrow(Line):
+    """Runs out of memory above a number of tokens, and notes what it was given."""
 
-    learner, plain = Narrow(), Line()
-    learner.slices = []
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.slices = most, []
+
+    def forward(self, **batch):
+        self.slices.append(tuple(batch["input_ids"].shape))
+        if batch["input_ids"].numel() > self.most:
+            raise torch.OutOfMemoryError
+        return super().forward(**batch)
+
+
+def test_a_limit_is_one_of_tokens(tmp_path):
+    learner, plain = Narrow(most=64), Line()
     fit(learner, Longer(), tmp_path / "narrow", batch_tokens=120, epochs=1)
     fit(plain, Longer(), tmp_path / "plain", batch_tokens=120, epochs=1)
     torch.testing.assert_close(weights(learner), weights(plain))
@@ -249,6 +255,15 @@ def test_a_limit_is_one_of_tokens(tmp_path):
     assert all(rows * length <= 60 for rows, length in held)
     assert (1, 41) in held  # of the longest a single one
     assert max(rows for rows, _ in held) > 4  # of short ones many
+
+
+def test_a_cpu_takes_a_thousand_tokens_at_a_time(tmp_path, gradients):
+    """All 40 rows in one batch, the longest of 41 tokens: 1,640."""
+    learner, plain = Narrow(most=1024), Line()
+    expected = plain_gradient(plain, plain(**batch_of(Longer(), 1, batch_size=40))["loss"])
+    fit(learner, Longer(), tmp_path, batch_size=40, epochs=1, max_grad_norm=1e9)
+    assert learner.slices == [(20, 41), (20, 41)]
+    torch.testing.assert_close(gradients[0], expected)
 
 
 def test_memory_for_not_even_one_row(rows, tmp_path):
