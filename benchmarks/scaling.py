@@ -1,4 +1,4 @@
-"""Claim: training takes nearly half the time on twice the cores, as processes of one machine or as nodes of a cluster.
+"""Claim: twice the cores train faster, as processes of one machine more than half again, as nodes of a cluster less.
 
 General distillation of the quickstart's teacher (6 x 384) into its student (3 x 384), one thread a process: one
 process, two under torchrun, two on the nodes of a Ray cluster that this machine plays, of one core each. What a step
