@@ -40,6 +40,8 @@ from tinybert.training_config import OptimConfig
 
 LOG_EVERY = 10
 """Steps between two points of a loss curve."""
+WEIGHTS = "model.safetensors"
+"""In a checkpoint."""
 
 
 def _arguments(optim: OptimConfig, batches: Plan, resume: Path, validation: Validation | None) -> TrainingArguments:
@@ -131,7 +133,7 @@ class StageTrainer(Trainer):
             state = continue_from(Path(found))
             self._first = state["global_step"]
             if is_finished(state, self.batches.steps):
-                safetensors.torch.load_model(self._learner, Path(found) / "model.safetensors")
+                self._load_from_checkpoint(found)
                 return TrainerState.load_from_json(str(Path(found) / STATE))
         try:
             self.train(resume_from_checkpoint=found)
@@ -273,7 +275,11 @@ class StageTrainer(Trainer):
         # save_model keeps tied weights once; the Trainer's own file for plain modules refuses them.
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_model(self._learner, str(directory / "model.safetensors"))
+        safetensors.torch.save_model(self._learner, str(directory / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # The Trainer's own asks plain modules for what only transformers' models have, where tied weights are missing.
+        safetensors.torch.load_model(self._learner, Path(resume_from_checkpoint) / WEIGHTS)
 
 
 class _Pace(TrainerCallback):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from tests.unit.line import fit
-from tests.unit.tiny import LEARNERS, USED, WORDS, Taught
+from tests.unit.tiny import LEARNERS, USED, WORDS, Masked, Taught, masked_learner
 from tinybert.used_rows import UsedRows
 
 FIELDS = {"epochs": 2, "accumulation": 2, "checkpoint_every": 3, "weight_decay": 0.5, "learning_rate": 1e-2}
@@ -20,7 +21,8 @@ def killed_in(learner, step):
     passes = []
 
     def count(module, args, kwargs):
-        passes.append(type(learner.student.get_input_embeddings()))
+        model = next(module for module in learner.modules() if isinstance(module, PreTrainedModel))
+        passes.append(type(model.get_input_embeddings()))
         if len(passes) == 2 * step:
             raise Killed
 
@@ -63,3 +65,18 @@ def test_the_weights_it_ends_in_were_learnt(unbroken):
     stayed = {key for key in begun if torch.equal(found[key], begun[key])}
     assert stayed <= {key for key in begun if "pooler" in key and name == "layers"}
     assert any("projections" in key for key in begun) == (name == "layers")
+
+
+@pytest.mark.parametrize("step", [2, 5, 10])
+def test_a_killed_model_whose_word_table_also_predicts_resumes(tmp_path, step):
+    unbroken, learner, again = masked_learner(), masked_learner(), masked_learner()
+    fit(unbroken, Masked(), tmp_path / "unbroken", **FIELDS)
+    killed_in(learner, step)
+    with pytest.raises(Killed):
+        fit(learner, Masked(), tmp_path / "broken", **FIELDS)
+    if step > 3:
+        torch.nn.init.zeros_(again.model.get_input_embeddings().weight)
+    assert fit(again, Masked(), tmp_path / "broken", **FIELDS)["steps"] == STEPS
+    found, expected = again.state_dict(), unbroken.state_dict()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert again.model.get_output_embeddings().weight is again.model.get_input_embeddings().weight

@@ -4,13 +4,14 @@ import copy
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from tinybert.batches import Rows
 from tinybert.config import LogitsConfig, MapConfig
 from tinybert.distillation import StateLearner
 from tinybert.kinds import KINDS
 from tinybert.stages.logits import LogitLearner
+from tinybert.stages.mlm import IGNORED, MlmLearner
 
 WORDS = 60
 USED = np.array([0, *range(5, 30)], np.int64)
@@ -31,6 +32,12 @@ def logit_learner():
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(hidden_size=8, num_hidden_layers=2, intermediate_size=16, **SHAPE))
     return LogitLearner(model, KINDS["classification"], LogitsConfig(hard_weight=0.3))
+
+
+def masked_learner():
+    """A masked language model, whose word table also predicts."""
+    torch.manual_seed(0)
+    return MlmLearner(BertForMaskedLM(BertConfig(hidden_size=8, num_hidden_layers=2, intermediate_size=16, **SHAPE)))
 
 
 LEARNERS = {"layers": state_learner, "logits": logit_learner}
@@ -61,6 +68,16 @@ class Taught(Rows):
             "labels": self._labels[rows],
             "teacher_logits": self._logits[rows],
         }
+
+
+class Masked(Taught):
+    """The same rows; the last token of each is to be predicted."""
+
+    def batch(self, rows, chance):
+        batch = super().batch(rows, chance)
+        last_BL = batch["attention_mask"].cumsum(1) == torch.from_numpy(self.lengths[rows])[:, None]
+        labels_BL = batch["input_ids"].masked_fill(~last_BL, IGNORED)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels_BL}
 
 
 def batch_for(learner, rows, count=8):
