@@ -145,7 +145,7 @@ def checked_manifest(ref: Ref, text: bytes | None) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as bad:
-        raise IntegrityError(f"{ref.uri}: {MANIFEST}, delete it: wrong at {bad.errors()[0]['loc']}") from bad
+        raise IntegrityError(f"{ref.uri}: {MANIFEST} is damaged ({bad.errors()[0]['msg']}); delete it") from bad
     if (found := files_digest(manifest.files)) != ref.digest:
         raise IntegrityError(f"{ref.uri}: {MANIFEST} has digest {found}, expected {ref.digest}; delete it")
     return manifest

@@ -19,7 +19,7 @@ class OptimConfig(Form):
     batch_tokens: int | None = Field(None, ge=16)
     """Tokens per optimizer step at most, padding included: short rows then come many to a batch. Empty: batch_size."""
     accumulation: int = Field(1, ge=1, le=1024)
-    """Slices a batch is computed in: same gradient, less memory. On CPUs and out of memory, a stage slices by itself."""
+    """Slices a batch is computed in: same gradient and less memory. CPUs, and GPUs out of memory, slice more."""
     learning_rate: float = Field(5e-5, gt=0, le=1)
     """Peak learning rate of AdamW, reached after the warm-up, then falling to 0 in a straight line."""
     warmup: float = Field(0.1, ge=0, le=1)

@@ -16,7 +16,7 @@ OTHERS = ("augment", "gather", "targets", "screen", "export", "evaluate", "gate"
 STAGES = ("prepare", "corpus", *TRAINING, *OTHERS)
 
 STARTED = re.compile(r"/pointers/resume/([a-z_]+)-[0-9a-f]{64}\.json$")
-MANIFEST = re.compile(r"/(?P<artifact>(?!checkpoints/)[a-z]+/[0-9a-f]{64})/\.manifest\.json$")
+MANIFEST = re.compile(r"/(?P<artifact>(?!checkpoints/|preflight/)[a-z]+/[0-9a-f]{64})/\.manifest\.json$")
 GLANCE = 0.005
 """Seconds between two looks at the work directory."""
 

@@ -78,6 +78,13 @@ def test_the_moments_of_a_stage_are_told_in_order(behind):
     assert (behind.store.get(ref) / "deep" / "file").read_bytes() == b"deep"
 
 
+def test_what_preflight_writes_is_no_moment_of_the_stage_that_was_interrupted(behind):
+    behind.store.pointed("resume", f"layers-{NO_KEY}")
+    behind.put("preflight")
+    assert behind.moments == [Moment("layers", "start")]
+    assert behind.watch.latest == ""
+
+
 def test_who_is_killed_before_the_manifest_leaves_no_artifact(behind):
     behind.store.pointed("resume", f"gather-{NO_KEY}")
     behind.deadly = Moment("gather", "end")
