@@ -4,6 +4,8 @@ Each line is a process of its own. Its peak is what Linux calls VmHWM, or what t
 the lines of general distillation: a corpus lies in the machine's own memory. What the process held before its models
 were built (Python, torch, transformers, CUDA) is told beside it: ratios are given with it and without.
 
+Batches come in many lengths, for memory grows with those that were met.
+
     python benchmarks/memory.py [--json FILE] [--steps N] [--length N]
 """
 
@@ -25,7 +27,7 @@ from tinybert.batches import Batch, Indices, Rows
 from tinybert.config import MapConfig
 from tinybert.corpus import PackedRows, write
 from tinybert.distillation import StateLearner
-from tinybert.libraries import quiet
+from tinybert.libraries import tame
 from tinybert.models import load_encoder, load_teacher
 from tinybert.precision import device
 from tinybert.teacher_cache import TeacherCache
@@ -33,7 +35,9 @@ from tinybert.training import train
 from tinybert.training_config import OptimConfig
 
 SEQUENCES = 20_000
-"""Packed sequences of the small corpus; the large one has ten times as many."""
+"""Packed sequences of the small corpus, which is read ten times; the large one has ten times as many."""
+BATCHES = 16
+"""Different ones, of many lengths."""
 SENTENCES = 10_000
 """Sentences whose words the line of more words has in its tables."""
 
@@ -70,7 +74,7 @@ def reference(made: Engine, length: int, steps: int) -> None:
     model = Reference(length)
     ids = made.tokenizer(made.task.rows("train")["text"][:], truncation=True, max_length=length)["input_ids"]
     for step in range(steps):
-        model.intermediate_step(ids[step % 4 * BATCH :][:BATCH])
+        model.intermediate_step(ids[step % BATCHES * BATCH :][:BATCH])
 
 
 def intermediate(made: Engine, rows: Rows, steps: int, accumulation: int = 1) -> None:
@@ -89,11 +93,11 @@ def cached(made: Engine, steps: int) -> None:
     train("memory", learner, rows, optim, made.directory / "out", nothing)
 
 
-def general(made: Engine, sequences: int) -> None:
-    """General distillation over every sequence of a corpus once, with small models: the corpus is what counts."""
+def general(made: Engine, sequences: int, epochs: int) -> None:
+    """General distillation with small models: the corpus is what counts, so as many steps are made over any."""
     shape = BertConfig(hidden_size=48, num_hidden_layers=1, intermediate_size=48, num_attention_heads=12)
     learner = StateLearner(BertModel(shape), BertModel(shape), [1], MapConfig()).to(device())
-    optim = OptimConfig(epochs=1, batch_size=256)
+    optim = OptimConfig(epochs=epochs, batch_size=256)
     rows = PackedRows(made.directory / f"{sequences}.arrow", sequences)
     train("memory", learner, rows, optim, made.directory / "out", nothing)
 
@@ -114,7 +118,7 @@ def write_corpora(directory: Path) -> None:
 
 def child(name: str, directory: Path, steps: int, length: int) -> None:
     """Run one line of the table and print its megabytes."""
-    quiet()
+    tame()
     made = Engine(directory, [], length)
     if device().type == "cuda":
         torch.zeros(1, device=device())  # CUDA's own share of the machine's memory belongs to the base
@@ -126,8 +130,8 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
         "engine, more words": lambda: intermediate(made, MoreWords(made), steps),
         "engine, batch in 4 slices": lambda: intermediate(made, made.plain, steps, 4),
         "engine, cached states": lambda: cached(made, steps),
-        "general, corpus": lambda: general(made, SEQUENCES),
-        "general, corpus x 10": lambda: general(made, 10 * SEQUENCES),
+        "general, corpus": lambda: general(made, SEQUENCES, 10),
+        "general, corpus x 10": lambda: general(made, 10 * SEQUENCES, 1),
     }[name]()
     print(json.dumps({"peak": peak(host) - base, "base": base}))
 
@@ -146,7 +150,7 @@ LINES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--steps", type=int, default=8, metavar="N", help="of intermediate distillation")
+    parser.add_argument("--steps", type=int, default=40, metavar="N", help="of intermediate distillation")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens the reference pads to")
     parser.add_argument("--child", choices=LINES, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -154,7 +158,7 @@ def main() -> None:
     if given.child:
         return child(given.child, given.directory, given.steps, given.length)
     with tempfile.TemporaryDirectory() as scratch:
-        made = Engine(Path(scratch), sentences(4 * BATCH), given.length)
+        made = Engine(Path(scratch), sentences(BATCHES * BATCH), given.length)
         made.fill(gigabytes=10)[0].directory.rename(made.directory / "cache")
         BertModel(STUDENT).save_pretrained(made.directory / "student")
         write_words(made, given.length)
