@@ -1,9 +1,9 @@
 """Claim: orchestration takes less than 2% of the quickstart's time, and less than 5 seconds a stage.
 
 Runs a preset from nothing and subtracts from its time what the stages' own functions took, as MLflow has it, and what
-loading torch and the other libraries takes that these functions need, by a process that does nothing else. What is
-left is everything around them: Prefect, MLflow, preflight, sources, slots, the report, and what goes into the store and
-out of it.
+loading torch and the other libraries takes that these functions and the report need, by a process that does nothing
+else. What is left is everything around them: Prefect, MLflow, preflight, sources, slots, the report's page, and what
+goes into the store and out of it.
 Without PREFECT_API_URL the run needs no server, else it is that server's.
 
     python benchmarks/overhead.py [--preset NAME] [--set FIELD=VALUE ...] [--json FILE]
@@ -35,14 +35,15 @@ def computed(tracking: str) -> dict[str, float]:
 
 
 def loading(stages: list[str]) -> float:
-    """Seconds that a process takes for importing the modules of stages, beyond what one takes that imports nothing."""
+    """Seconds in which a process imports the modules of stages and report, beyond those of one that imports nothing."""
 
     def seconds(code: str) -> float:
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - begun
 
-    return seconds(f"import {', '.join(f'tinybert.stages.{stage}' for stage in stages)}") - seconds("")
+    modules = ["tinybert.page", *(f"tinybert.stages.{stage}" for stage in stages)]
+    return seconds(f"import {', '.join(modules)}") - seconds("")
 
 
 def main() -> None:

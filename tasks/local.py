@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -34,7 +35,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from tasks.connections import store
+from tasks.connections import store, tracker
 from tasks.settings import settings
 from tinybert.errors import InputError, TransientError
 
@@ -97,8 +98,16 @@ def _start_server() -> None:
     """
     server = importlib.import_module("prefect.server.api.server").SubprocessASGIServer()  # takes a second to import
     apart = functools.partial(subprocess.Popen, start_new_session=True)
-    with mock.patch.object(subprocess, "Popen", apart):
+    with ThreadPoolExecutor(1) as meanwhile, mock.patch.object(subprocess, "Popen", apart):
+        meanwhile.submit(_open_tracking)
         server.start()
+
+
+def _open_tracking() -> None:
+    """Load MLflow and make its database, which takes seconds too. What is wrong with it, preflight tells."""
+    if settings().tracking_uri.startswith("sqlite:"):
+        with contextlib.suppress(Exception):
+            tracker().experiment_id(settings().experiment)
 
 
 @contextmanager

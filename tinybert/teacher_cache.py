@@ -1,4 +1,4 @@
-"""The teacher's answers for the rows of a data set, computed once and memory-mapped from then on.
+"""The teacher's answers for the rows of a data set, computed once and read from files from then on.
 
 A directory with `logits.npy` in fp32, (F, C), or (T, C) where each token has its own; `keys.npy` (F, 2), which tells a
 feature by its row's text; `lengths.npy` (F), the tokens of each; `manifest.json`; where copies are to be judged,
@@ -32,6 +32,8 @@ from tinybert.kinds.task_kind import Answers, Features, TaskKind
 
 STATES = "states.bin"
 OPINIONS = "opinions.arrow"
+BYTES = 2
+"""Of a number in `states.bin`."""
 CHUNK = 1000
 """Rows whose keys are made at a time."""
 
@@ -122,10 +124,6 @@ class TeacherCache:
         assert self.states is not None
         return self.states.starts(self.lengths)
 
-    @cached_property
-    def _numbers(self) -> NDArray[np.int16]:
-        return np.asarray(np.memmap(self.directory / STATES, np.int16, "r"))
-
     def check(self, keys: NDArray[np.uint64]) -> None:
         """Hold the cache against the rows it is to serve.
 
@@ -156,8 +154,12 @@ class TeacherCache:
         return places
 
     def row_states(self, row: int) -> NDArray[np.int16]:
-        """All states of a row, flat, as the bits of bf16 numbers."""
-        return self._numbers[self._starts[row] : self._starts[row + 1]]
+        """All states of a row, flat, as the bits of bf16 numbers.
+
+        Read, not mapped: what is mapped counts as this process' memory once it was touched, and these are gigabytes.
+        """
+        start, end = (int(place) for place in self._starts[row : row + 2])
+        return np.fromfile(self.directory / STATES, np.int16, end - start, offset=start * BYTES)
 
     def batch(self, rows: Indices, length: int, wanted: tuple[str, ...]) -> Batch:
         """What is wanted of these rows, padded to `length` tokens.
@@ -202,7 +204,7 @@ class TeacherCache:
     def _parts(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """The states of one row without padding."""
         assert self.states is not None
-        flat, start = torch.from_numpy(self.row_states(row).copy()).view(torch.bfloat16), 0
+        flat, start = torch.from_numpy(self.row_states(row)).view(torch.bfloat16), 0
         for name, shape in self.states.parts(int(self.lengths[row])).items():
             size = int(np.prod(shape))
             yield name, flat[start : start + size].view(shape)
