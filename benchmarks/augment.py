@@ -48,7 +48,7 @@ from tinybert.config import DistillConfig
 from tinybert.data import RowWriter, write_manifest
 from tinybert.digest import json_digest
 from tinybert.kinds import kind_of
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.precision import device
 from tinybert.resume import resume_beside
 from tinybert.stages import augment as augment_stage
@@ -299,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
-    tame()
+    quiet()
     if given.child:
         return child(given.child, given.directory)
     if given.memory:

@@ -36,7 +36,7 @@ from tinybert.data import SPLITS, RowWriter, TaskData, write_manifest
 from tinybert.distillation import StateLearner
 from tinybert.kinds import KINDS
 from tinybert.learner import Learner
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.models import load_teacher
 from tinybert.precision import device
 from tinybert.rows import TaskRows, imitation_rows, task_rows
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20, metavar="N", help=f"batches of {BATCH} sentences")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens the reference pads to")
     given = parser.parse_args()
-    tame()
+    quiet()
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(Path(scratch), given.rounds, given.batches, given.length)
     print(report(found))

@@ -4,13 +4,14 @@ Each line is a process of its own. Its peak is what Linux calls VmHWM, or what t
 the lines of general distillation: a corpus lies in the machine's own memory. What the process held before its models
 were built (Python, torch, transformers, CUDA) is told beside it: ratios are given with it and without.
 
-Batches come in many lengths, for memory grows with those that were met.
+Batches come in many lengths, for oneDNN compiles kernels for each, and keeps them.
 
     python benchmarks/memory.py [--json FILE] [--steps N] [--length N]
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tinybert.batches import Batch, Indices, Rows
 from tinybert.config import MapConfig
 from tinybert.corpus import PackedRows, write
 from tinybert.distillation import StateLearner
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.models import load_encoder, load_teacher
 from tinybert.precision import device
 from tinybert.teacher_cache import TeacherCache
@@ -38,6 +39,8 @@ SEQUENCES = 20_000
 """Packed sequences of the small corpus, which is read ten times; the large one has ten times as many."""
 BATCHES = 16
 """Different ones, of many lengths."""
+FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "1"}
+"""How many compiled kernels oneDNN and PyTorch's layer above it keep; their own default is 1,024 each."""
 SENTENCES = 10_000
 """Sentences whose words the line of more words has in its tables."""
 
@@ -118,7 +121,7 @@ def write_corpora(directory: Path) -> None:
 
 def child(name: str, directory: Path, steps: int, length: int) -> None:
     """Run one line of the table and print its megabytes."""
-    tame()
+    quiet()
     made = Engine(directory, [], length)
     if device().type == "cuda":
         torch.zeros(1, device=device())  # CUDA's own share of the machine's memory belongs to the base
@@ -127,6 +130,7 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
     {
         "reference": lambda: reference(made, length, steps),
         "engine": lambda: intermediate(made, made.plain, steps),
+        "engine, few kernels": lambda: intermediate(made, made.plain, steps),
         "engine, more words": lambda: intermediate(made, MoreWords(made), steps),
         "engine, batch in 4 slices": lambda: intermediate(made, made.plain, steps, 4),
         "engine, cached states": lambda: cached(made, steps),
@@ -139,6 +143,7 @@ def child(name: str, directory: Path, steps: int, length: int) -> None:
 LINES = [
     "reference",
     "engine",
+    "engine, few kernels",
     "engine, more words",
     "engine, batch in 4 slices",
     "engine, cached states",
@@ -175,7 +180,8 @@ def measured(name: str, directory: Path, given: argparse.Namespace) -> dict[str,
     shutil.rmtree(directory / "out-resume", ignore_errors=True)
     command = [sys.executable, __file__, "--child", name, "--directory", str(directory)]
     command += ["--steps", str(given.steps), "--length", str(given.length)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = os.environ | FEW_KERNELS if name.endswith("few kernels") else None
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{name:28} {figures['peak']:8.0f} MB", file=sys.stderr, flush=True)
     return figures

@@ -23,7 +23,7 @@ from tinybert.config import ExportConfig
 from tinybert.cost import interleaved
 from tinybert.data import SPLITS, RowWriter, write_manifest
 from tinybert.kinds import kind_of
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.models import load_model, load_tokenizer, save
 from tinybert.released import Released
 from tinybert.serving import Student
@@ -112,7 +112,7 @@ def main() -> None:
     given = parser.parse_args()
     if (given.teacher is None) != (given.student is None):
         parser.error("give --teacher and --student, or neither")
-    tame()
+    quiet()
     texts = given.texts.read_text().splitlines() if given.texts else sentences(200)
     with tempfile.TemporaryDirectory() as scratch:
         models = (given.teacher, given.student) if given.teacher else make_pair(Path(scratch), texts)

@@ -21,7 +21,7 @@ import torch
 from tinybert.config import MapConfig, StudentConfig
 from tinybert.corpus import PackedRows, pack, write
 from tinybert.distillation import StateLearner
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.models import load_encoder, load_tokenizer
 from tinybert.narrowing import narrow
 from tinybert.student import build_student
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     given = parser.parse_args()
-    tame()
+    quiet()
     packed = sequences(HELD_OUT + given.steps * BATCH)
     held_out_BL = torch.tensor(packed[:HELD_OUT])
     optim = OptimConfig(

@@ -124,7 +124,7 @@ def describe_data(config: DistillConfig) -> str:
     Raises:
         InputError: What `prepare_data` would say of the data, or what is wrong with a source.
     """
-    importlib.import_module("tinybert.libraries").tame()
+    importlib.import_module("tinybert.libraries").quiet()
     describe = importlib.import_module("tinybert.describe")
     teacher = _fetched(config.teacher.source, ModelRef)
     named = {"validation": config.data.validation_source, "test": config.data.test_source}

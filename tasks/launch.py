@@ -76,7 +76,7 @@ def compute(module: str, key: str, inputs: dict[str, Any], out: Path, on_metrics
 
 def _compute_here(module: str, arguments: dict[str, Any], out: Path, on_metrics: OnMetrics) -> dict[str, float]:
     """In this process, which lives on: what the stage held of the GPU is free for those of later stages."""
-    importlib.import_module("tinybert.libraries").tame()
+    importlib.import_module("tinybert.libraries").quiet()
     try:
         metrics: dict[str, float] = importlib.import_module(module).run(**arguments, out=out, on_metrics=on_metrics)
         return metrics

@@ -118,7 +118,7 @@ def perform(request: Request, rank: int, inputs: dict[str, Path], out: Path, sen
         if rank == 0:
             send(progress=asdict(report))
 
-    importlib.import_module("tinybert.libraries").tame()
+    importlib.import_module("tinybert.libraries").quiet()
     run = validate_call(importlib.import_module(request.module).run)
     with heard_by(on_progress):
         metrics: dict[str, float] = run(**request.arguments, **inputs, out=out, on_metrics=on_metrics)

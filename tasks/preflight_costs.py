@@ -103,7 +103,7 @@ def examined_rows(config: DistillConfig, found: Sources) -> Look:
 
 def _module() -> Any:
     """Loaded when it is needed, as stages are: it brings torch."""
-    importlib.import_module("tinybert.libraries").tame()
+    importlib.import_module("tinybert.libraries").quiet()
     return importlib.import_module("tinybert.preflight")
 
 

@@ -21,9 +21,9 @@ settings.load_profile("repeatable")
 def smoke_material(tmp_path_factory) -> Path:
     """Directory with what the smoke preset reads: a tiny real BERT, rows, corpus, vectors."""
     from tinybert import samples
-    from tinybert.libraries import tame
+    from tinybert.libraries import quiet
 
-    tame()
+    quiet()
     directory = tmp_path_factory.mktemp("smoke")
     samples.write(directory)
     return directory

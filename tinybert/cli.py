@@ -87,9 +87,9 @@ def fail(error: Exception) -> NoReturn:
 
 def main(stage: Callable[..., dict[str, float]], arguments: Sequence[str] | None = None) -> None:
     """Run a stage function from the command line and print its metrics."""
-    from tinybert.libraries import tame  # here, so that the flows' command line does without torch
+    from tinybert.libraries import quiet  # here, so that the flows' command line does without torch
 
-    tame()
+    quiet()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parameters = inspect.signature(stage).parameters
     given = _parser(stage, parameters).parse_args(arguments)

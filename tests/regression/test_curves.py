@@ -21,7 +21,7 @@ from tinybert import samples
 from tinybert.config import GeneralConfig, LayersConfig, LogitsConfig, MapConfig, StudentConfig, TargetsConfig
 from tinybert.data import RowWriter, write_manifest
 from tinybert.kinds import KINDS
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.stages import general, layers, logits, targets
 from tinybert.training_config import OptimConfig
 
@@ -121,7 +121,7 @@ def test_the_stored_curves_are_those_of_learning(stage):
 
 def write() -> None:
     """Store the curves of the code as it stands."""
-    tame()
+    quiet()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -21,7 +21,7 @@ import tasks
 from tests.unit.line import Line, Points
 from tinybert import kinds, models, sources, vector_files
 from tinybert.errors import DataError, SourceError
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.training import train
 from tinybert.training_config import OptimConfig
 
@@ -199,7 +199,7 @@ def test_code_of_a_model_directory_is_not_run_whatever_somebody_answers(model, t
     tokenizer = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
     (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (model / "own.py").write_text(f"import os\nos.mkdir({str(trap)!r})\nclass Own: pass\n")
-    tame()
+    quiet()
     with pytest.raises((ValueError, OSError, KeyError)):
         LOADERS[loader](model)
     assert not trap.exists()

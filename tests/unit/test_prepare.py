@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinybert.config import DataConfig
 from tinybert.data import SPLITS, TaskData
 from tinybert.errors import DataError
-from tinybert.libraries import tame
+from tinybert.libraries import quiet
 from tinybert.splitting import Row, part
 from tinybert.stages import prepare
 
@@ -477,7 +477,7 @@ def test_rows_that_cannot_be_read_are_left_out_where_that_is_asked_for(run, tmp_
 
 
 def test_a_damaged_file_is_told_once(run, tmp_path, caplog):
-    tame()
+    quiet()
     logger = logging.getLogger("datasets")
     logger.addHandler(caplog.handler)
     try:
