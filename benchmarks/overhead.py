@@ -1,7 +1,7 @@
 """Claim: orchestration takes less than 2% of the quickstart's time, and less than 5 seconds a stage.
 
 Runs a preset from nothing and subtracts from its time what the stages' own functions took, as MLflow has it, and what
-loading torch and the other libraries takes that these functions and the report need, by a process that does nothing
+loading torch and the other libraries takes before the first of them and for the report, by a process that does nothing
 else. What is left is everything around them: Prefect, MLflow, preflight, sources, slots, the report's page, and what
 goes into the store and out of it.
 Without PREFECT_API_URL the run needs no server, else it is that server's.
@@ -21,6 +21,10 @@ from distill_step import commit, processor
 from mlflow import MlflowClient
 from quickstart import run
 
+ROOT = Path(__file__).resolve().parent.parent
+LOADED = ["tinybert.libraries", "tinybert.preflight", "tinybert.warm_up", "tinybert.page"]
+"""What is loaded outside of stages; torch, transformers, datasets, scikit-learn and matplotlib come with it."""
+
 
 def computed(tracking: str) -> dict[str, float]:
     """Seconds that the function of each stage took, by the stage's name; those of shards are added up."""
@@ -34,16 +38,15 @@ def computed(tracking: str) -> dict[str, float]:
     return seconds
 
 
-def loading(stages: list[str]) -> float:
-    """Seconds in which a process imports the modules of stages and report, beyond those of one that imports nothing."""
+def loading() -> float:
+    """Seconds in which a process that has the flow loads what preflight and the report load."""
 
-    def seconds(code: str) -> float:
+    def seconds(modules: list[str]) -> float:
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], check=True, cwd=ROOT)
         return time.perf_counter() - begun
 
-    modules = ["tinybert.page", *(f"tinybert.stages.{stage}" for stage in stages)]
-    return seconds(f"import {', '.join(modules)}") - seconds("")
+    return seconds(["flows.distill", *LOADED]) - seconds(["flows.distill"])
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def main() -> None:
         summary, wall = run(Path(directory), "run", given.set, given.preset)
         own = computed(f"sqlite:///{directory}/mlflow.db")
     names = [stage["name"] for stage in summary["stages"]]
-    libraries = loading(names)
+    libraries = loading()
     outside = summary["seconds"] - sum(own.values())
     around = outside - libraries
     figures = {

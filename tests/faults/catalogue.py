@@ -76,7 +76,7 @@ def full(parts: list[str]) -> list[Scenario]:
     Args:
         parts: Of the stack, those that run all the time.
     """
-    servers = [Scenario(f"kill-{part}", everywhere(kill(part), "start", "middle", "end"), passes=5) for part in parts]
+    servers = [Scenario(f"kill-{part}", everywhere(kill(part), "start", "middle", "end"), passes=9) for part in parts]
     return [
         Scenario("kill-flow-run", everywhere(deeds.KILL_RUN, "start", "middle", "end", "stored")),
         *servers,
