@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-STATE = "trainer_state.json"
+STATE, WEIGHTS = "trainer_state.json", "model.safetensors"
+"""Of a checkpoint; tied weights are in it once."""
 
 
 def resume_beside(out: Path) -> Path:

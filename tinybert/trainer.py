@@ -34,14 +34,12 @@ from tinybert.precision import device, use_bf16
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
 from tinybert.reporting import not_finite
-from tinybert.resume import STATE, continue_from, is_finished, last_checkpoint
+from tinybert.resume import STATE, WEIGHTS, continue_from, is_finished, last_checkpoint
 from tinybert.states import train_with_own_attention
 from tinybert.training_config import OptimConfig
 
 LOG_EVERY = 10
 """Steps between two points of a loss curve."""
-WEIGHTS = "model.safetensors"
-"""In a checkpoint."""
 
 
 def _arguments(optim: OptimConfig, batches: Plan, resume: Path, validation: Validation | None) -> TrainingArguments:
@@ -272,13 +270,12 @@ class StageTrainer(Trainer):
         self._interruption.asked |= self.due[1]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # save_model keeps tied weights once; the Trainer's own file for plain modules refuses them.
+        # save_model keeps tied weights once, and load_model knows; of plain modules the Trainer can do neither.
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self._learner, str(directory / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # The Trainer's own asks plain modules for what only transformers' models have, where tied weights are missing.
         safetensors.torch.load_model(self._learner, Path(resume_from_checkpoint) / WEIGHTS)
 
 

@@ -17,7 +17,7 @@ from tinybert.precision import device
 from tinybert.processes import join, process
 from tinybert.progress import OnMetrics
 from tinybert.reporting import Reporter
-from tinybert.resume import resume_beside
+from tinybert.resume import WEIGHTS, resume_beside
 from tinybert.trainer import StageTrainer
 from tinybert.training_config import OptimConfig
 from tinybert.used_rows import Shrunk
@@ -104,7 +104,7 @@ def _keep_chosen(
         shrunk.restore()
         safetensors.torch.save_model(learner, str(out / LAST))
         shrunk.shrink()
-        safetensors.torch.load_model(learner, Path(state.best_model_checkpoint or "") / "model.safetensors")
+        safetensors.torch.load_model(learner, Path(state.best_model_checkpoint or "") / WEIGHTS)
     shrunk.restore()
     if process() == 0:
         (out / SELECTION).write_text(json.dumps({"chosen_step": chosen, "last_step": last, **record}, indent=1) + "\n")
