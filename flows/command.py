@@ -25,6 +25,8 @@ from tinybert.report import other_tests, table_rows
 T = TypeVar("T", bound=BaseModel)
 
 DEPLOYMENTS = Path(__file__).parent.parent / "prefect.yaml"
+LIBRARIES = ("tinybert.libraries", "tinybert.preflight", "tinybert.warm_up", "tinybert.page")
+"""What preflight and report load; torch, transformers, datasets, scikit-learn and matplotlib come with it."""
 
 
 def presets(flow: str = "distill", deployments: Path = DEPLOYMENTS) -> dict[str, dict[str, Any]]:
@@ -52,6 +54,7 @@ def main(
     show: Callable[[T], None],
     arguments: Sequence[str] | None = None,
     presets_of: str | None = None,
+    loads: Sequence[str] = (),
 ) -> None:
     """Run a flow from the command line: without a Prefect server where none is configured, else against it.
 
@@ -63,6 +66,7 @@ def main(
         show: Prints what the flow gave back.
         arguments: Of the command line; otherwise the program's own.
         presets_of: Flow whose presets this one takes, where its own are not meant.
+        loads: Modules that it needs at once and that take seconds to load.
     """
     name = str(getattr(flow, "name", flow))
     given = _parser(name, form).parse_args(arguments)
@@ -77,7 +81,7 @@ def main(
         if given.describe and isinstance(config, DistillConfig):
             print(describe_data(config), end="")
             return
-        with local_settings():
+        with local_settings(loads):
             found = flow(config)
     except InputError as error:
         fail(error)

@@ -108,6 +108,6 @@ def augmented(run: Run, config: DistillConfig, found: Sources, prepared: Dataset
 
 
 if __name__ == "__main__":
-    from flows.command import main, show
+    from flows.command import LIBRARIES, main, show
 
-    main(distill, DistillConfig, show)
+    main(distill, DistillConfig, show, loads=LIBRARIES)

@@ -47,6 +47,6 @@ def show(report: DoctorReport) -> None:
 
 
 if __name__ == "__main__":
-    from flows.command import main
+    from flows.command import LIBRARIES, main
 
-    main(doctor, DistillConfig, lambda report: None, presets_of="distill")
+    main(doctor, DistillConfig, lambda report: None, presets_of="distill", loads=LIBRARIES)

@@ -68,6 +68,6 @@ def show(summary: SuiteSummary) -> None:
 
 
 if __name__ == "__main__":
-    from flows.command import main
+    from flows.command import LIBRARIES, main
 
-    main(suite, SuiteConfig, show)
+    main(suite, SuiteConfig, show, loads=LIBRARIES)

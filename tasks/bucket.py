@@ -110,8 +110,8 @@ class Bucket:
         """Removes an object, if it is there."""
         self.client.delete_object(Bucket=self.bucket, Key=f"{self.key}/{name}")
 
-    def put(self, directory: Path, manifest: Manifest) -> None:
-        """Makes the artifact from the files of a directory."""
+    def put(self, directory: Path, manifest: Manifest, given: bool) -> None:
+        """Makes the artifact from the files of a directory; they are copied, `given` or not."""
         for name in manifest.files:
             self.client.upload_file(str(directory / name), self.bucket, f"{self.key}/{name}", **UPLOAD)
         verify(directory, manifest.files, f"{directory} while it was stored")
@@ -144,7 +144,8 @@ class Bucket:
             with staging(local.path.parent) as staged:
                 for name in manifest.files:
                     self.download(f"{self.key}/{name}", staged / name)
-                local.publish(staged, manifest, ref.uri)
+                verify(staged, manifest.files, ref.uri)
+                local.publish(staged, manifest)
         local.touch()
         return local.path
 

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from pathlib import Path
 from threading import Event, Thread
 
-from tasks.folder import MANIFEST, staging
+from tasks.folder import MANIFEST, link, staging
 from tasks.store import Store
 from tinybert.errors import IntegrityError, StoreError
 from tinybert.refs import Ref
@@ -155,7 +155,7 @@ class _Mirror:
         """
         try:
             for name in names:
-                shutil.copytree(self._directory / name, staged / name, copy_function=_link)
+                shutil.copytree(self._directory / name, staged / name, copy_function=link)
         except OSError:
             if last_checkpoint(self._directory) == newest:
                 raise
@@ -188,11 +188,3 @@ def _needed(newest: Path) -> set[str]:
     """Names of the checkpoints that continuing at the newest needs: its own, and that of the best one it speaks of."""
     best = (read_state(newest) or {}).get("best_model_checkpoint")
     return {newest.name, Path(best or newest).name}
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -70,17 +70,18 @@ class Folder:
         """Removes a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    def put(self, directory: Path, manifest: Manifest) -> None:
-        """Makes the artifact from the files of a directory."""
+    def put(self, directory: Path, manifest: Manifest, given: bool) -> None:
+        """Makes the artifact from the files of a directory, out of the files themselves where they are given to it."""
         with staging(self.path.parent) as staged:
             for name in manifest.files:
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(directory / name, staged / name)
-            self.publish(staged, manifest, f"{directory} while it was stored")
+                (link if given else shutil.copyfile)(directory / name, staged / name)
+            if not all((staged / name).samefile(directory / name) for name in manifest.files):
+                verify(staged, manifest.files, f"{directory} while it was stored")
+            self.publish(staged, manifest)
 
-    def publish(self, staged: Path, manifest: Manifest, label: str) -> None:
-        """Gives staged files their final name, once they are checked and the manifest is on the disk."""
-        verify(staged, manifest.files, label)
+    def publish(self, staged: Path, manifest: Manifest) -> None:
+        """Gives staged files, which were checked, their final name, once the manifest is on the disk."""
         _write_to_disk(staged / MANIFEST, manifest.model_dump_json(indent=1).encode())
         move(staged, self.path, intact=lambda: self.is_intact(manifest.digest))
 
@@ -185,6 +186,14 @@ def move(staged: Path, final: Path, intact: Callable[[], bool]) -> None:
             with suppress(FileNotFoundError):
                 final.rename(staged.with_name("replaced"))
             move(staged, final, intact)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _write_to_disk(path: Path, body: bytes) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +36,7 @@ from prefect.settings import (
 )
 
 from tasks.connections import store, tracker
+from tasks.policy import code_digests
 from tasks.settings import settings
 from tinybert.errors import InputError, TransientError
 
@@ -50,8 +51,11 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
-def local_settings() -> Iterator[None]:
+def local_settings(loads: Sequence[str] = ()) -> Iterator[None]:
     """Inside, Prefect works without a server unless one is configured (PREFECT_API_URL, or a profile).
+
+    Starting its temporary server takes seconds, in which what will be needed soon is loaded: MLflow, and the modules
+    of `loads`.
 
     Cached results lie in the store they point into: who deletes the store deletes them with it. Local runs of one
     directory take turns, by a lock that ends with its process. SIGTERM ends it in time, whatever the server does.
@@ -65,12 +69,12 @@ def local_settings() -> Iterator[None]:
             _check_server()
             yield
         else:
-            with _temporary_server():
+            with _temporary_server(loads):
                 yield
 
 
 @contextmanager
-def _temporary_server() -> Iterator[None]:
+def _temporary_server(loads: Sequence[str]) -> Iterator[None]:
     root = store().root
     results = Path(root.removeprefix("file:")) / "results" if root.startswith("file:") else HOME.resolve() / "results"
     changes = {
@@ -85,12 +89,12 @@ def _temporary_server() -> Iterator[None]:
     HOME.mkdir(parents=True, exist_ok=True)
     with _alone(), temporary_settings(changes):
         _end_orphans()
-        _start_server()
+        _start_server(loads)
         _free_slots()
         yield
 
 
-def _start_server() -> None:
+def _start_server(loads: Sequence[str]) -> None:
     """Start Prefect's temporary server, which its client then finds, in a session of its own.
 
     In ours, Ctrl-C and a SIGTERM to the whole group would end it before the run has told it how it ended, and Prefect's
@@ -100,7 +104,16 @@ def _start_server() -> None:
     apart = functools.partial(subprocess.Popen, start_new_session=True)
     with ThreadPoolExecutor(1) as meanwhile, mock.patch.object(subprocess, "Popen", apart):
         meanwhile.submit(_open_tracking)
+        meanwhile.submit(_load, loads)
         server.start()
+
+
+def _load(modules: Sequence[str]) -> None:
+    """Load modules, and read what keys of stages count of them. What is wrong is told where they are used."""
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+            code_digests(module)
 
 
 def _open_tracking() -> None:

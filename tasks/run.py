@@ -108,8 +108,11 @@ class Run:
         self._planned += stages
 
     def always(self, task: Task[..., R], *arguments: Any) -> R:
-        """Run a task that is no stage: it is quick, is never cached, and is not counted."""
-        return task(*arguments)
+        """Run a task that is no stage: it is quick, and never cached. MLflow has its seconds as `preflight_seconds`."""
+        begun = time.monotonic()
+        found = task(*arguments)
+        self._tracked.log_metrics({f"{task.name}_seconds": time.monotonic() - begun}, 0)
+        return found
 
     def log(self, metrics: dict[str, float], tags: dict[str, str]) -> None:
         """Tell MLflow's parent run numbers and facts about the run as a whole."""

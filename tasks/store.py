@@ -63,8 +63,14 @@ class Store:
         self.root = f"file:{place.path.resolve()}" if isinstance(place, Folder) else root.rstrip("/")
         self.cache = cache
 
-    def put(self, kind: str, directory: Path) -> Ref:
-        """Stores a directory, which must hold a file, unless its content is there already."""
+    def put(self, kind: str, directory: Path, given: bool = False) -> Ref:
+        """Stores a directory, which must hold a file, unless its content is there already.
+
+        Args:
+            kind: Of artifact.
+            directory: Its files become the artifact's, by their names in it.
+            given: Nobody will write to these files any more: a local store keeps them, read-only, without a copy.
+        """
         with translated(f"{self.root}/{kind}", self.root):
             files = list_files(directory)
             if not files:
@@ -73,7 +79,7 @@ class Store:
             ref = Ref(uri=f"{self.root}/{kind}/{digest}", digest=digest)
             place = _artifact(ref)
             if not place.touch():
-                place.put(directory, Manifest(kind=kind, digest=digest, files=files))
+                place.put(directory, Manifest(kind=kind, digest=digest, files=files), given)
             return ref
 
     def get(self, ref: Ref) -> Path:

@@ -32,6 +32,7 @@ class TrackedRun:
         self._tracker, self._start = tracker, start
         self._queue = Queue(tracker.outage, recorded or [])
         self._live, self._closed = recorded is None, False
+        self._asked = not self._live
         self._run_id = start.run_id
         self._pending, self._flushed = 0, time.monotonic()
         self._warned_of_values = False
@@ -103,7 +104,8 @@ class TrackedRun:
 
     def _tell(self, batch: list[Event]) -> None:
         if self._run_id is None:
-            self._run_id = self._tracker.open_run(self._start, reopen=self._live)
+            asked, self._asked = self._asked, True
+            self._run_id = self._tracker.open_run(self._start, reopen=self._live, asked=asked)
         if batch:
             self._tracker.tell(self._run_id, batch)
 

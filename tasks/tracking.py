@@ -59,6 +59,7 @@ class Tracker:
         self._address = address or self.uri
         self.outage = Outage()
         self._experiments: dict[str, str] = {}
+        self._parents: dict[str, str] = {}
 
     def start_flow(self, flow_run: str, name: str, tags: dict[str, str]) -> TrackedRun:
         """The parent run of a flow run. It is found again, and re-opened, when the flow is retried.
@@ -155,25 +156,31 @@ class Tracker:
                 raise
             return str(self.client.get_experiment_by_name(name).experiment_id)
 
-    def open_run(self, start: Start, reopen: bool) -> str:
-        """The id of the run that `start` describes, found by its key or created."""
-        tags = dict(start.tags)
+    def open_run(self, start: Start, reopen: bool, asked: bool) -> str:
+        """The id of the run that `start` describes, found by its key or created.
+
+        Args:
+            start: Of the run.
+            reopen: It goes on now; otherwise its end is among what will be told.
+            asked: MLflow was told of it before, and may have it; a flow's run it may have anyhow.
+        """
         if start.stage is not None:
-            flow = Start(
-                experiment=start.experiment,
-                flow_run=start.flow_run,
-                name=start.flow_run,
-                tags={},
-                at=start.at,
-            )
-            tags[PARENT_TAG] = self._find(flow) or self._create(flow, {})
-            return self._find(start) or self._create(start, tags)
+            found = self._find(start) if asked else None
+            return found or self._create(start, {**start.tags, PARENT_TAG: self._parent(start)})
         found = self._find(start)
         if found is None:
-            return self._create(start, tags)
+            return self._create(start, start.tags)
         self.client.update_run(found, status="RUNNING" if reopen else None, name=start.name)
-        self.tell(found, [Tags(values=tags)])
+        self.tell(found, [Tags(values=start.tags)])
         return found
+
+    def _parent(self, start: Start) -> str:
+        """The id of the flow's run that a stage belongs to."""
+        if start.flow_run not in self._parents:
+            key = {"experiment": start.experiment, "flow_run": start.flow_run, "at": start.at}
+            flow = Start(name=start.flow_run, tags={}, **key)
+            self._parents[start.flow_run] = self._find(flow) or self._create(flow, {})
+        return self._parents[start.flow_run]
 
     def _find(self, start: Start) -> str | None:
         tag, key = _key(start)

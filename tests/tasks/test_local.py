@@ -1,6 +1,7 @@
 """What a run without a server does before it begins."""
 
 import sqlite3
+import sys
 
 import pytest
 
@@ -29,6 +30,15 @@ def test_mlflow_s_database_and_experiment_are_there_before_they_are_asked_for(tr
     local._open_tracking()
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert ("begun",) in database.execute("SELECT name FROM experiments").fetchall()
+
+
+def test_what_cannot_be_loaded_is_left_to_who_needs_it(tmp_path, monkeypatch):
+    (tmp_path / "needed_soon.py").touch()
+    (tmp_path / "broken.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    local._load(["broken", "needed_soon"])
+    assert "needed_soon" in sys.modules
+    del sys.modules["needed_soon"]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////no/such/directory/mlflow.db", "http://127.0.0.1:9"])

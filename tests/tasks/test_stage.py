@@ -140,10 +140,10 @@ def test_another_machine_continues_and_its_success_clears_the_store(home, inputs
 def test_an_output_that_cannot_be_stored_keeps_the_checkpoints(home, inputs, monkeypatch):
     put = Store.put
 
-    def no_answer(self, kind, directory):
+    def no_answer(self, kind, directory, **how):
         if kind == "dataset":
             raise TransientError("no answer")
-        return put(self, kind, directory)
+        return put(self, kind, directory, **how)
 
     def finish():
         with open_stage("prepare", **inputs) as stage:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -143,6 +144,25 @@ def test_the_same_content_is_one_artifact(place: Place, model: Path, tmp_path: P
 def test_stored_and_cached_files_are_read_only(place: Place, model: Path):
     local = place.store.get(place.store.put("model", model))
     assert {stat.S_IMODE(path.stat().st_mode) for path in local.rglob("*") if path.is_file()} == {0o444}
+
+
+def test_given_files_are_kept_without_a_copy(folder: Place, model: Path):
+    written = {name: (model / name).stat().st_ino for name in FILES}
+    local = folder.store.get(folder.store.put("model", model, given=True))
+    assert {name: (local / name).stat().st_ino for name in FILES} == written
+    shutil.rmtree(model)
+    assert read_files(local) == FILES
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_files_that_are_not_given_or_cannot_have_two_names_are_copied(folder: Place, model: Path, given, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    local = folder.store.get(folder.store.put("model", model, given))
+    (model / "config.json").write_text("[1]")
+    assert read_files(local) == FILES
 
 
 def test_a_file_of_many_parts(bucket: Place, tmp_path: Path):

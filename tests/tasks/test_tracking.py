@@ -112,6 +112,14 @@ def test_a_stage_without_a_flow_run_creates_it(tracker):
     assert (run.info.run_name, run.data.tags["team"], run.data.tags[FLOW_TAG]) == ("reviews", "nlp", "flow-1")
 
 
+def test_the_stages_of_a_flow_look_for_its_run_once(tracker, monkeypatch):
+    searches, search = [], tracker.client.search_runs
+    monkeypatch.setattr(tracker.client, "search_runs", lambda *a, **k: (searches.append(k), search(*a, **k))[1])
+    stages = [tracker.start_stage("flow-1", name, {}) for name in ("layers", "logits", "layers")]
+    assert len({stage.run_id for stage in stages}) == 3
+    assert len(searches) == 1
+
+
 def test_a_stage_is_never_taken_for_its_flow(tracker):
     flow = tracker.start_flow("flow-1", "reviews", {})
     stage = tracker.start_stage("flow-1", "layers", {FLOW_TAG: "flow-1"})
