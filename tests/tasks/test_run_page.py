@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 
 from tasks import progress_page, sources
 from tasks.data import prepare_data
-from tasks.policy import cpu_stage
+from tasks.policy import cpu_stage, quick_task
 from tasks.run import open_run
 from tasks.store import Store
 from tasks.summary import RunSummary, StageTime, markdown, model_page
@@ -28,6 +28,12 @@ BOXES = {"general": {"enabled": False}, "augment": {"enabled": False}}
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     monkeypatch.setattr(progress_page, "PAUSE", 0.01)
+
+
+@quick_task("look")
+def look() -> None:
+    """Takes a moment."""
+    time.sleep(0.2)
 
 
 @cpu_stage("prepare")
@@ -110,6 +116,21 @@ def test_why_there_is_a_run_stands_in_both_uis(home, prepare):
     runs = client.search_runs([client.get_experiment_by_name("tinybert").experiment_id])
     [parent] = [found for found in runs if "mlflow.parentRunId" not in found.data.tags]
     assert parent.data.tags["reason"] == "new data since version 3"
+
+
+def test_mlflow_has_the_seconds_of_a_task_that_is_no_stage(home):
+    config = DistillConfig(name="it", data={"source": "file:/rows.csv"}, teacher={"source": "file:/teacher"}, **BOXES)
+
+    @flow(name="looking")
+    def looking() -> str:
+        with open_run(config, "it", stages=0) as run:
+            run.always(look)
+            return str(flow_run.id)
+
+    tag = f"tags.`tinybert.flow_run` = '{looking()}'"
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    [found] = client.search_runs([client.get_experiment_by_name("tinybert").experiment_id], filter_string=tag)
+    assert 0.2 < found.data.metrics["look_seconds"] < 60
 
 
 def test_a_server_that_takes_no_artifacts_does_not_end_a_run(home, prepare, monkeypatch, caplog):
