@@ -77,8 +77,9 @@ def full(parts: list[str]) -> list[Scenario]:
         parts: Of the stack, those that run all the time.
     """
     servers = [Scenario(f"kill-{part}", everywhere(kill(part), "start", "middle", "end"), passes=9) for part in parts]
+    moments = ("start", "middle", "end", "stored")
     return [
-        Scenario("kill-flow-run", everywhere(deeds.KILL_RUN, "start", "middle", "end", "stored")),
+        *(Scenario(f"kill-flow-run-{moment}", everywhere(deeds.KILL_RUN, moment)) for moment in moments),
         *servers,
         Scenario(
             "kill-process",
