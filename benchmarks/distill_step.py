@@ -73,9 +73,9 @@ class Timed(Learner):
         self.rows += len(batch["input_ids"])
         return self.learner(**batch)
 
-    def seconds(self) -> float:
-        """Seconds per step, the first and the last, which writes a checkpoint, left out."""
-        return (self.begun[-1] - self.begun[1]) / (len(self.begun) - 2)
+    def seconds(self, steps: int) -> float:
+        """Seconds per step of the second epoch: the first compiles kernels, and the last step writes a checkpoint."""
+        return (self.begun[2 * steps] - self.begun[steps]) / steps
 
 
 def nothing(metrics: dict[str, float], step: int) -> None:
@@ -118,12 +118,13 @@ class Engine:
         return imitation_rows(self.task, self.tokenizer, cache, wanted)
 
     def seconds(self, learner: Learner, rows: Rows, seed: int, batch: int = BATCH) -> float:
-        """Seconds per step over one epoch."""
-        timed = Timed(learner.to(device()), batch)
+        """Seconds per step over one epoch, every batch of it, of a run that goes a step further."""
+        timed, steps = Timed(learner.to(device()), batch), len(rows) // batch
+        optim = OptimConfig(epochs=3, steps=2 * steps + 1, batch_size=batch, seed=seed)
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
             (out := Path(scratch) / "out").mkdir()
-            train("step", timed, rows, OptimConfig(epochs=1, batch_size=batch, seed=seed), out, nothing)
-        return timed.seconds()
+            train("step", timed, rows, optim, out, nothing)
+        return timed.seconds(steps)
 
     def intermediate(self, seed: int) -> float:
         """Seconds per step on the teacher's states, which it computes at each step."""

@@ -26,7 +26,7 @@ from tasks.summary import Made, RunSummary, StageTime, markdown, model_page, sta
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import IntegrityError, StoreError, TransientError
 from tinybert.progress import clock
-from tinybert.refs import Ref, ReportRef
+from tinybert.refs import Ref, ReportRef, refs_in
 from tinybert.released import COMPARED_AS
 from tinybert.report import MODELS, SCORES
 from tinybert.training_config import LaunchConfig
@@ -202,7 +202,7 @@ def _address(uri: str) -> str:
 
 def _refs(result: Any) -> list[Ref]:
     """What a stage's result points to."""
-    return [value for _, value in result if isinstance(value, Ref)]
+    return [ref for _, value in result for ref in refs_in(value)]
 
 
 def _kind(ref: Ref) -> str:

@@ -22,7 +22,7 @@ from tasks.progress_page import on_page
 from tasks.settings import settings
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import StoreError
-from tinybert.refs import Ref, StageResult
+from tinybert.refs import StageResult, refs_in
 from tinybert.resume import resume_beside
 from tinybert.training_config import LaunchConfig
 
@@ -81,7 +81,7 @@ def open_stage(name: str, **inputs: Any) -> Iterator[OpenStage]:
     with FileLock(f"{directory}.lock"):
         run = tracker().start_stage(flow_run.id or "no flow", name, _tags())
         try:
-            refs = {role: found for role, value in inputs.items() if (found := _refs(value))}
+            refs = {role: found for role, value in inputs.items() if (found := refs_in(value))}
             run.log_config(_Inputs(**{k: v for k, v in inputs.items() if k not in refs}))
             for role, found in refs.items():
                 for ref in found:
@@ -117,11 +117,6 @@ def run_stage(name: str, result: type[T], **inputs: Any) -> T:
 def status_after(error: BaseException) -> Literal["KILLED", "FAILED"]:
     """What an MLflow run has become by this exception."""
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | TerminationSignal) else "FAILED"
-
-
-def _refs(value: Any) -> list[Ref]:
-    """The refs that an input is, or is a list of."""
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Ref)]
 
 
 def _keep_evidence(run: TrackedRun, directory: Path) -> None:

@@ -22,6 +22,11 @@ class Ref(BaseModel):
     digest: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+def refs_in(value: object) -> list[Ref]:
+    """The refs that a value is, or is a list of."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Ref)]
+
+
 class SourceRef(Ref):
     """Raw material a user named: rows, text."""
 

@@ -12,9 +12,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
 
 from tasks import progress_page, sources
+from tasks.connections import store
 from tasks.data import prepare_data
 from tasks.policy import cpu_stage, quick_task
 from tasks.run import open_run
+from tasks.scoring import RowsResult
+from tasks.settings import settings
 from tasks.store import Store
 from tasks.summary import RunSummary, StageTime, markdown, model_page
 from tinybert.config import DistillConfig
@@ -34,6 +37,17 @@ def hasty(monkeypatch):
 def look() -> None:
     """Takes a moment."""
     time.sleep(0.2)
+
+
+@quick_task("shards")
+def shards(source: SourceRef) -> RowsResult:
+    """Two shards in the store, of 100 kB and of 50."""
+    made = []
+    for number, size in enumerate([100_000, 50_000]):
+        (directory := settings().work / f"shard-{number}").mkdir(parents=True)
+        (directory / "rows.bin").write_bytes(bytes([number]) * size)
+        made.append(SourceRef(**store().put("rows", directory).model_dump()))
+    return RowsResult(shards=made)
 
 
 @cpu_stage("prepare")
@@ -97,6 +111,11 @@ def test_the_stage_that_runs_and_the_one_that_failed_stand_there_too(home, prepa
     with pytest.raises(DataError, match="no rows"):
         prepare(then=spoil)
     assert [entry[:3] for entry in table()] == [("prepare", "done", "dataset"), ("prepare", "failed", "")]
+
+
+def test_shards_count_together(home, prepare):
+    prepare(then=shards)
+    assert table()[1] == ("shards", "done", "rows", 0.15)
 
 
 def test_a_store_that_does_not_say_sizes_leaves_them_out(home, prepare, monkeypatch):
