@@ -7,13 +7,16 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForPreTraining, BertTokenizerFast
 
+from tinybert.batches import StepBatches, plan
 from tinybert.config import CorpusConfig, MlmConfig
 from tinybert.corpus import PackedRows, pack, pack_pairs, write
 from tinybert.errors import DataError, ModelError
+from tinybert.gradients import slices
 from tinybert.models import load_tokenizer
 from tinybert.pretrain_config import EncoderConfig, PretrainConfig, VocabularyConfig
 from tinybert.samples import write_teacher
 from tinybert.stages import corpus, mlm, vocabulary
+from tinybert.training import train
 from tinybert.training_config import OptimConfig
 
 SUBJECTS = ("der hund", "die katze", "das pferd", "der vogel", "die ziege", "das schaf", "der fuchs", "die kuh")
@@ -155,6 +158,81 @@ def test_the_pieces_of_a_word_are_chosen_together(tmp_path):
     assert not torch.equal(chosen[..., 0], chosen[..., 1])
     assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.02)
     assert (batch["labels"][:, [0, -1]] == -100).all()
+
+
+# The loss of a batch --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def masked_pairs(counting, tmp_path_factory):
+    """Thirteen pairs, in some of which nothing is masked, as one batch of a stage has them."""
+    path = tmp_path_factory.mktemp("pairs") / "corpus.arrow"
+    count = write(list(pack_pairs(numbered(40), counting, 13))[:13], 13, path)
+    rows = mlm.MaskedRows(PackedRows(path, count, pairs=True), counting, 0.1)
+    whole = StepBatches(rows, plan(rows, ONE_BATCH), ONE_BATCH.seed)[0]
+    assert (whole["labels"] != mlm.IGNORED).sum(1).min() == 0
+    assert 0 < whole["next_sentence_label"].sum() < 13
+    return rows, whole
+
+
+ONE_BATCH = OptimConfig(epochs=1, batch_size=16, precision="fp32", dropout=0.0)
+
+
+def pretrained(seed=0):
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertForPreTraining(BertConfig(vocab_size=6005, max_position_embeddings=16, **shape)).eval()
+
+
+def gradients_of(model):
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def expected_of(batch):
+    """Loss and gradients by transformers: the mean over all masked tokens and that over all rows."""
+    model = pretrained()
+    loss = model(**{name: tensor for name, tensor in batch.items() if name != "masked_tokens"}).loss
+    loss.backward()
+    return loss.item(), gradients_of(model)
+
+
+@pytest.mark.parametrize(("processes", "size"), [(1, 99), (1, 5), (1, 1), (3, 99), (2, 2)])
+def test_shares_and_slices_of_pairs_add_up_to_the_whole_batch(masked_pairs, processes, size):
+    rows, whole = masked_pairs
+    learner, sums = mlm.PretrainingLearner(pretrained()), {}
+    for process in range(processes):
+        for part in slices(StepBatches(rows, plan(rows, ONE_BATCH), ONE_BATCH.seed, process, processes)[0], size):
+            share = learner.items(part) / learner.items(whole)
+            terms = learner(**part)
+            (terms["loss"] * share).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.item() * share
+    loss, gradients = expected_of(whole)
+    assert sums["loss"] == pytest.approx(loss, rel=1e-5)
+    assert sums["masked_loss"] + sums["following_loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(gradients_of(learner.model), gradients, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 16])
+def test_accumulation_changes_neither_loss_nor_gradient_of_pairs(masked_pairs, tmp_path, accumulation):
+    rows, whole = masked_pairs
+    model, taken, curve = pretrained(), {}, {}
+    for name, parameter in model.named_parameters():  # the last that is seen of each is the sum over all slices
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: taken.update({name: p.grad.clone()}))
+    optim = ONE_BATCH.model_copy(update={"accumulation": accumulation})
+    (tmp_path / "out").mkdir()
+    train("mlm", mlm.PretrainingLearner(model), rows, optim, tmp_path / "out", lambda found, step: curve.update(found))
+    loss, gradients = expected_of(whole)
+    assert curve["loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(taken, gradients, rtol=1e-4, atol=5e-6)
+
+
+def test_a_batch_without_a_masked_token_learns_of_pairs_alone(masked_pairs):
+    batch = dict(masked_pairs[1])
+    batch["labels"] = torch.full_like(batch["labels"], mlm.IGNORED)
+    terms = mlm.PretrainingLearner(pretrained())(**batch)
+    assert terms["masked_loss"].item() == 0
+    assert terms["loss"].item() == terms["following_loss"].item() > 0
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def test_mlm_masks_as_bert_does(smoke_material, tmp_path):
     masked = (batch["input_ids"] == tokenizer.mask_token_id) & chosen
     kept = (batch["input_ids"] == original) & chosen
     count = chosen.sum().item()
+    assert batch["masked_tokens"].tolist() == [pytest.approx(count / 40)] * 40
     assert count / (40 * 1000) == pytest.approx(0.15, abs=0.01)
     assert masked.sum().item() / count == pytest.approx(0.8, abs=0.02)
     assert kept.sum().item() / count == pytest.approx(0.1, abs=0.02)

@@ -145,7 +145,7 @@ def test_sliced_steps_end_in_the_plain_weights(rows, tmp_path, accumulation):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4, 16])
-def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, accumulation):
+def test_slices_give_the_mean_over_the_masked_tokens_of_their_batch(smoke_material, tmp_path, accumulation):
     torch.manual_seed(2)
     sequences = [(row, True) for row in torch.randint(10, 60, (13, 12)).tolist()]
     count = corpus.write(sequences, 12, tmp_path / "corpus.arrow")
@@ -154,11 +154,11 @@ def test_slices_weigh_by_the_masked_tokens_they_hold(smoke_material, tmp_path, a
     optim = OptimConfig(epochs=1, batch_size=16)
     batch = StepBatches(rows, plan(rows, optim), optim.seed)[0]
     masked = (batch["labels"] != -100).sum(1)
-    assert masked.min() == 0  # a row, so a slice of one, without a masked token: its weight is 0
+    assert masked.min() == 0  # a row, so a slice of one, without a masked token
     assert masked.max() > 1
 
     plain, trained = (AutoModelForMaskedLM.from_pretrained(smoke_material / "teacher") for _ in range(2))
-    loss = plain.eval()(**batch).loss  # transformers' own: the mean over all masked tokens
+    loss = plain.eval()(input_ids=batch["input_ids"], labels=batch["labels"]).loss  # the mean over all masked tokens
     expected, taken, curve = plain_gradient(plain, loss), {}, {}
     for name, parameter in trained.named_parameters():  # the last that is seen of each is the sum over all slices
         parameter.register_post_accumulate_grad_hook(

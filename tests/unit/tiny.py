@@ -77,7 +77,8 @@ class Masked(Taught):
         batch = super().batch(rows, chance)
         last_BL = batch["attention_mask"].cumsum(1) == torch.from_numpy(self.lengths[rows])[:, None]
         labels_BL = batch["input_ids"].masked_fill(~last_BL, IGNORED)
-        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels_BL}
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return {**inputs, "labels": labels_BL, "masked_tokens": torch.ones(len(rows))}
 
 
 def batch_for(learner, rows, count=8):

@@ -52,7 +52,11 @@ class MaskedRows(Rows):
         return len(self._packed)
 
     def batch(self, rows: Indices, chance: torch.Generator) -> Batch:
-        """input_ids, attention_mask and labels (B, L); labels are -100 where nothing is predicted."""
+        """input_ids, attention_mask, labels (B, L), and masked_tokens (B), how many a row of this batch has on average.
+
+        Labels are -100 where nothing is predicted. Any slice of a batch can tell from `masked_tokens` what part of the
+        whole batch it is, also one without a masked token; a batch without any counts as having one.
+        """
         batch = self._packed.batch(rows, chance)
         ids_BL = batch["input_ids"]
         eligible_BL = ~torch.isin(ids_BL, self._special)
@@ -61,6 +65,7 @@ class MaskedRows(Rows):
             chosen_BL = _of_first_pieces(chosen_BL, self._continues_V[ids_BL])
         chosen_BL &= eligible_BL
         batch["labels"] = ids_BL.masked_fill(~chosen_BL, IGNORED)
+        batch["masked_tokens"] = torch.full((len(ids_BL),), max(1, int(chosen_BL.sum())) / len(ids_BL))
         dice_BL = torch.rand(ids_BL.shape, generator=chance)
         masked_BL = torch.where(chosen_BL & (dice_BL < 0.8), self._mask_id, ids_BL)
         swapped_BL = chosen_BL & (dice_BL >= 0.9)
@@ -90,7 +95,10 @@ def _of_first_pieces(chosen_BL: Tensor, continues_BL: Tensor) -> Tensor:
 
 
 class MlmLearner(Learner):
-    """Cross entropy of the masked tokens; the vocabulary projection runs at their positions alone."""
+    """Cross entropy of the masked tokens; the vocabulary projection runs at their positions alone.
+
+    A mean over the masked tokens of the whole batch, in slices that weigh by their rows: see `MaskedRows.batch`.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -99,42 +107,36 @@ class MlmLearner(Learner):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """loss, and the share of masked tokens predicted rightly."""
         mask_BL = batch["labels"] != IGNORED
-        labels_N = batch["labels"][mask_BL]
         inputs = {name: batch[name] for name in INPUTS if name in batch}
-        logits_NV = masked_logits(self.model, inputs, mask_BL)
-        count = max(1, len(labels_N))  # a slice without a masked token has a loss of 0
-        loss = F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / count
-        return {"loss": loss, "masked_accuracy": (logits_NV.argmax(dim=-1) == labels_N).sum() / count}
-
-    def items(self, batch: Batch) -> int:
-        """Masked tokens, at least one."""
-        return max(1, int((batch["labels"] != IGNORED).sum()))
+        return _masked_terms(masked_logits(self.model, inputs, mask_BL), batch["labels"][mask_BL], batch)
 
 
 class PretrainingLearner(MlmLearner):
-    """With next-sentence prediction beside (arXiv:1810.04805, section 3.1): both losses are added.
-
-    Slices of a batch weigh by their masked tokens, and so does what they say of following segments.
-    """
+    """With next-sentence prediction beside (arXiv:1810.04805, section 3.1): a mean over rows, which is added."""
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """loss, both of its parts, and the shares of masked tokens and of following segments told rightly."""
-        follows_B = batch.pop("next_sentence_label")
+        follows_B = batch["next_sentence_label"]
         mask_BL = batch["labels"] != IGNORED
-        labels_N = batch["labels"][mask_BL]
         encoded = self.model.base_model(**{name: batch[name] for name in INPUTS if name in batch})
         logits_NV = self.model.cls.predictions(encoded.last_hidden_state[mask_BL])
-        count = max(1, len(labels_N))
-        masked = F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / count
+        masked = _masked_terms(logits_NV, batch["labels"][mask_BL], batch)
         logits_B2 = self.model.cls.seq_relationship(encoded.pooler_output)
         following = F.cross_entropy(logits_B2.float(), follows_B)
         return {
-            "loss": masked + following,
-            "masked_loss": masked,
+            **masked,
+            "loss": masked["loss"] + following,
+            "masked_loss": masked["loss"],
             "following_loss": following,
-            "masked_accuracy": (logits_NV.argmax(dim=-1) == labels_N).sum() / count,
             "following_accuracy": (logits_B2.argmax(dim=-1) == follows_B).float().mean(),
         }
+
+
+def _masked_terms(logits_NV: Tensor, labels_N: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Sums over the masked tokens of a slice, divided by how many its rows would have if all had as many."""
+    count = batch["masked_tokens"].sum()
+    loss = F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / count
+    return {"loss": loss, "masked_accuracy": (logits_NV.argmax(dim=-1) == labels_N).sum() / count}
 
 
 def run(*, corpus: Path, teacher: Path, config: MlmConfig, out: Path, on_metrics: OnMetrics) -> dict[str, float]:
