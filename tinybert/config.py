@@ -242,16 +242,6 @@ class DistillConfig(Form):
         if self.corpus.source is None and self.needs_corpus:
             box = "mlm" if self.mlm.enabled else "general"
             raise ValueError(f"{box}.enabled is true but corpus.source is empty; name a corpus or set it to false")
-        if self.layer_map.explicit and len(self.layer_map.explicit) != self.student.layers:
-            raise ValueError(
-                f"layer_map.explicit has {len(self.layer_map.explicit)} entries but student.layers is "
-                f"{self.student.layers}; give one teacher layer per student layer"
-            )
-        if self.layer_map.layer_weights and len(self.layer_map.layer_weights) != self.student.layers:
-            raise ValueError(
-                f"layer_map.layer_weights has {len(self.layer_map.layer_weights)} entries but student.layers is "
-                f"{self.student.layers}; give one weight per student layer"
-            )
         if (self.mlm.enabled and self.mlm.next_sentence) != self.corpus.pairs:
             raise ValueError(
                 f"mlm.next_sentence is {self.mlm.next_sentence} (mlm.enabled {self.mlm.enabled}) but corpus.pairs is "
@@ -262,6 +252,19 @@ class DistillConfig(Form):
                 "mlm.adapt_teacher is true, which needs mlm.enabled true and teacher.fine_tuned false; "
                 f"found {self.mlm.enabled} and {self.teacher.fine_tuned}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _map_fits_student(self) -> Self:
+        if self.student.source is not None:  # it sets the shape, against which `tinybert.checks` holds the map
+            return self
+        for field, what in (("explicit", "teacher layer"), ("layer_weights", "weight")):
+            given = getattr(self.layer_map, field)
+            if given and len(given) != self.student.layers:
+                raise ValueError(
+                    f"layer_map.{field} has {len(given)} entries but student.layers is {self.student.layers}; "
+                    f"give one {what} per student layer"
+                )
         return self
 
     @model_validator(mode="after")

@@ -55,13 +55,20 @@ class Projections(nn.Module):
             safetensors.torch.save_file(self.state_dict(), directory / PROJECTIONS)
 
     def load(self, directory: Path) -> None:
-        """Continue with the matrices an earlier stage left, where it left any of this shape."""
+        """Continue with the matrices an earlier stage left; where their number or shape is another, a line says so."""
         path = directory / PROJECTIONS
-        if len(self.matrices) and path.is_file():
-            saved = safetensors.torch.load_file(path)
-            own = self.state_dict()
-            if {k: v.shape for k, v in saved.items()} == {k: v.shape for k, v in own.items()}:
-                self.load_state_dict(saved)
+        if not len(self.matrices) or not path.is_file():
+            return
+        saved = safetensors.torch.load_file(path)
+        found, wanted = ({name: tuple(m.shape) for name, m in own.items()} for own in (saved, self.state_dict()))
+        if found == wanted:
+            self.load_state_dict(saved)
+            return
+        logger.warning(
+            "the student's projections begin anew: it brings %d of shape %s, and layer_map.projection and the widths "
+            "ask for %d of shape %s",
+            *(len(found), next(iter(found.values()), ()), len(wanted), next(iter(wanted.values()))),
+        )
 
 
 class StateLearner(Learner):

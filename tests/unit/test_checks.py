@@ -108,6 +108,10 @@ def test_a_given_student_is_held_against_map_heads_and_weights(teacher, tmp_path
         check(merge(source, {"layer_map": {"relation_heads": 6}}), teacher, given)
     with pytest.raises(ConfigError, match=r"layer_map.layer_weights: found 2 for a student of 3 layers"):
         check(merge(source, {"layer_map": {"layer_weights": [1, 2]}}), teacher, given)
+    explicit = {"layer_map": {"strategy": "explicit", "explicit": [1, 2, 4], "layer_weights": [1, 2, 3]}}
+    check(merge(source, explicit), teacher, given)  # as many as it has layers, not as the form's 2
+    with pytest.raises(ConfigError, match=r"layer_map.explicit: found \[2, 4\]; expected 3 rising teacher layers"):
+        check(merge(source, {"layer_map": {"strategy": "explicit", "explicit": [2, 4]}}), teacher, given)
 
 
 def test_augmentation_needs_a_head_to_propose_words(teacher, tmp_path):

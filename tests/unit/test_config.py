@@ -49,6 +49,10 @@ def test_only_name_data_and_teacher_are_required():
             "layer_map.explicit has 2 entries but student.layers is 4; give one teacher layer per student layer",
         ),
         (
+            {"layer_map": {"layer_weights": [1, 2, 3]}},
+            "layer_map.layer_weights has 3 entries but student.layers is 4; give one weight per student layer",
+        ),
+        (
             {"corpus": {"source": None}},
             "general.enabled is true but corpus.source is empty; name a corpus or set it to false",
         ),
@@ -69,6 +73,12 @@ def test_bad_values_are_refused_in_one_line(change, message):
         validated(DistillConfig, merge(merge(LEAST, CORPUS), change))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_given_student_sets_the_shape_that_the_map_must_fit():
+    mapped = {"strategy": "explicit", "explicit": [2, 4, 6, 8, 10, 12], "layer_weights": [1, 1, 1, 1, 1, 2]}
+    given = {"student": {"source": "file:/general"}, "layer_map": mapped}
+    assert validated(DistillConfig, merge(LEAST, given)).layer_map.explicit == mapped["explicit"]
 
 
 def test_what_is_missing_is_named():

@@ -247,7 +247,22 @@ def test_projections(kind, count, tmp_path):
     loaded = Projections(4, 8, layers=3, kind=kind)
     loaded.load(tmp_path)
     torch.testing.assert_close(loaded(hidden, 2), projections(hidden, 2))
-    Projections(6, 8, layers=3, kind=kind).load(tmp_path)  # another shape is left alone
+
+
+def test_projections_of_another_shape_or_kind_begin_anew_and_a_line_says_so(tmp_path, caplog):
+    Projections(4, 8, layers=3, kind="per_layer").save(tmp_path)
+    Projections(4, 8, layers=3, kind="per_layer").load(tmp_path)
+    assert not caplog.messages
+    for width, kind, wanted in ((6, "per_layer", "4 of shape (8, 6)"), (4, "shared", "1 of shape (8, 4)")):
+        anew = Projections(width, 8, layers=3, kind=kind)
+        before = [matrix.weight.clone() for matrix in anew.matrices]
+        anew.load(tmp_path)
+        assert all(torch.equal(old, matrix.weight) for old, matrix in zip(before, anew.matrices, strict=True))
+        assert caplog.messages[-1] == (
+            "the student's projections begin anew: it brings 4 of shape (8, 4), and layer_map.projection and the "
+            f"widths ask for {wanted}"
+        )
+    assert len(caplog.messages) == 2
 
 
 def test_equal_widths_need_no_projection(tmp_path):
