@@ -1,10 +1,13 @@
 """When a stage begins, is half done, writes, and ends: read off its requests to the store and its work directory."""
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
+
+from tests.faults.steps import Steps
 
 When = Literal["start", "middle", "written", "end", "stored"]
 """start: the stage asks the store for checkpoints. middle: a first checkpoint is there, or a first file of the output
@@ -39,6 +42,7 @@ class Watch:
         self._work, self._tell = work, tell
         self._one_at_a_time = threading.RLock()
         self._ended = threading.Event()
+        self.steps = Steps(work)
         self.stage: str | None = None
         self.latest = ""
         """The artifact stored last, as kind/digest."""
@@ -47,6 +51,7 @@ class Watch:
         """The proxy's: a request has come in."""
         if method == "GET" and (found := STARTED.search(path)):
             self.stage = found[1]
+            self.steps.begun(self.stage)
             return self._is("start")
         return bool(method == "PUT" and MANIFEST.search(path)) and self._is("end")
 
@@ -56,12 +61,17 @@ class Watch:
         if found is None:
             return False
         self.latest = found["artifact"]
-        dead, self.stage = self._is("stored"), None
+        dead, stage, self.stage = self._is("stored"), self.stage, None
+        if stage is not None:
+            self.steps.stored(stage)
         return dead
 
     def _is(self, when: When) -> bool:
         with self._one_at_a_time:
-            return self.stage is not None and self._tell(Moment(self.stage, when))
+            if self.stage is None:
+                return False
+            self.steps.look(self.stage)
+            return self._tell(Moment(self.stage, when))
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._look, name="watch", daemon=True).start()
@@ -76,7 +86,8 @@ class Watch:
             if stage is None:
                 continue
             trains = stage in TRAINING
-            if trains and any(self._work.glob(f"{stage}-*/out-resume/checkpoint-*/trainer_state.json")):
-                self._is("middle")
-            if any(path.is_file() for path in self._work.glob(f"{stage}-*/out/*")):
-                self._is("written" if trains else "middle")
+            with contextlib.suppress(FileNotFoundError):  # the stage ended while we looked
+                if trains and any(self._work.glob(f"{stage}-*/out-resume/checkpoint-*/trainer_state.json")):
+                    self._is("middle")
+                if any(path.is_file() for path in self._work.glob(f"{stage}-*/out/*")):
+                    self._is("written" if trains else "middle")

@@ -51,6 +51,8 @@ class Outcome:
     kept: Kept = field(default_factory=Kept)
     lost: list[str] = field(default_factory=list)
     processes_left: int = 0
+    continued: list[str] = field(default_factory=list)
+    """Stages that were begun again where they had a checkpoint, and its step."""
 
     @property
     def as_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Outcome:
             "seconds": self.seconds,
             "students": sorted(self.students),
             "artifacts": len(self.kept.files),
+            "continued": self.continued,
             "unfinished": self.kept.unfinished,
         }
 
@@ -129,6 +132,7 @@ class Scene:
         if deed is None:
             return False
         try:
+            self.watch.steps.struck(moment.stage)
             if not deed.act(self):
                 return False
         except Exception as error:  # it is in a thread of the proxy or the watch: nobody would hear of it
@@ -172,7 +176,9 @@ class Scene:
         outcome.lost = sorted({*outcome.kept.damaged, *(self._stored - outcome.kept.made())})
         outcome.students = self.stack.students(self.name)
         outcome.missed = self._plan
+        self.problems += self.watch.steps.problems
         outcome.problems = self.problems
+        outcome.continued = self.watch.steps.continued
         if not (outcome.states and outcome.states[-1].startswith("COMPLETED")):
             outcome.problems.append(f"ended as {outcome.states[-1:]}")
         if outcome.lost:

@@ -1,6 +1,7 @@
 """The harness itself: it sees what a run does to the store, gets in its way as told, and notices what is damaged."""
 
 import http.client
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ from tasks.store import Store
 from tests.faults.checks import Kept, look_through
 from tests.faults.moments import Moment, Watch
 from tests.faults.proxy import Proxy
+from tests.faults.steps import Steps
 from tests.tasks.conftest import S3Server, s3, s3_server  # noqa: F401
+from tests.unit.line import Line, Points, fit
 from tinybert.errors import StoreError, TransientError
 from tinybert.refs import Ref
 
@@ -83,6 +86,81 @@ def test_what_preflight_writes_is_no_moment_of_the_stage_that_was_interrupted(be
     behind.put("preflight")
     assert behind.moments == [Moment("layers", "start")]
     assert behind.watch.latest == ""
+
+
+def checkpoint(stage: Path, step: int, state: str = "{}") -> Path:
+    directory = stage / "out-resume" / f"checkpoint-{step}"
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(b"weights")
+    (directory / "trainer_state.json").write_text(state)
+    return directory
+
+
+def test_a_stage_that_trains_what_it_had_a_checkpoint_of_is_noticed(behind):
+    stage, steps = behind.work / f"layers-{NO_KEY}", behind.watch.steps
+    early = checkpoint(stage, 2)
+    checkpoint(stage, 4)
+    checkpoint(stage, 6, '{"cut off":')
+    behind.store.pointed("resume", stage.name)
+    assert steps.continued == ["layers at step 4"]
+    checkpoint(stage, 8)
+    (early / "trainer_state.json").write_text('{"best_model_checkpoint": "elsewhere"}')  # continuing may write that
+    steps.look("layers")
+    assert steps.problems == []
+    shutil.rmtree(early)
+    checkpoint(stage, 2)
+    behind.put("model")
+    assert steps.problems == ["layers trained step 2 again, though it had a checkpoint of 4"]
+
+
+def test_a_checkpoint_that_is_gone_when_its_stage_is_begun_again_is_noticed(behind):
+    stage, steps = behind.work / f"layers-{NO_KEY}", behind.watch.steps
+    checkpoint(stage, 4)
+    steps.struck("layers")
+    shutil.rmtree(stage)
+    behind.store.pointed("resume", f"general-{NO_KEY}")
+    assert steps.problems == []
+    behind.store.pointed("resume", stage.name)
+    assert steps.problems == ["layers was at step 4, and was begun again with the checkpoint of 0"]
+
+
+def test_a_stage_whose_output_is_stored_may_begin_anew(behind):
+    stage, steps = behind.work / f"layers-{NO_KEY}", behind.watch.steps
+    behind.store.pointed("resume", stage.name)
+    checkpoint(stage, 4)
+    steps.struck("layers")
+    behind.put("model")
+    shutil.rmtree(stage)
+    behind.store.pointed("resume", stage.name)
+    checkpoint(stage, 2)
+    steps.look("layers")
+    assert (steps.problems, steps.continued) == ([], [])
+
+
+class Killed(BaseException):
+    """What SIGKILL is to training: nothing of it runs afterwards."""
+
+
+@pytest.mark.parametrize("again", [[], [2, 4, 6]], ids=["goes on", "begins anew"])
+def test_training_that_goes_on_is_told_from_training_that_begins_anew(tmp_path, monkeypatch, again):
+    stage, steps, killed, continued = tmp_path / f"layers-{NO_KEY}", Steps(tmp_path), Line(), Line()
+
+    def kill(*_):
+        if killed.passes == 7:
+            raise Killed
+
+    killed.register_forward_pre_hook(kill)
+    with pytest.raises(Killed):
+        fit(killed, Points(), stage, checkpoint_every=2)
+    steps.struck("layers")
+    steps.begun("layers")
+    if again:
+        monkeypatch.setattr("tinybert.trainer.last_checkpoint", lambda directory: None)
+    continued.register_forward_pre_hook(lambda *_: steps.look("layers"))
+    fit(continued, Points(), stage, checkpoint_every=2)
+    assert continued.passes == (15 if again else 9)
+    assert steps.continued == ["layers at step 6"]
+    assert steps.problems == [f"layers trained step {step} again, though it had a checkpoint of 6" for step in again]
 
 
 def test_who_is_killed_before_the_manifest_leaves_no_artifact(behind):

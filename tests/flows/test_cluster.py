@@ -1,4 +1,4 @@
-"""Two nodes of a Ray cluster on this machine: shards of one run, and the runs of a suite, spread over both."""
+"""Two nodes of a Ray cluster on this machine: shards of a run, scored or augmented, and a suite's runs, over both."""
 
 import json
 import os
@@ -11,7 +11,10 @@ import yaml
 from prefect.settings import PREFECT_API_URL
 
 from flows.command import presets
+from tests.unit.test_score import write_model
+from tinybert.digest import content_digest
 from tinybert.form import merge
+from tinybert.samples import sentences
 from tinybert.suite_config import SuiteConfig
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,27 @@ def test_shards_on_two_nodes_give_what_one_process_gives(home, smoke_material, r
     here = ended(home, program, json.dumps(form))
     assert there.count("Completed") >= 4
     assert there.rsplit("digest ", 1)[1].split()[0] == here.rsplit("digest ", 1)[1].split()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_shards_scored_on_two_nodes_have_the_answers_of_one_process(home, smoke_material, ray_nodes, monkeypatch):
+    rows = home / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in sentences()[::10]))
+    form = {
+        "model": f"file:{write_model(home / 'model', smoke_material)}",
+        "source": f"file:{rows}",
+        "shard_rows": len(rows.read_text().splitlines()) // 4 + 1,
+        "batch_size": 8,
+    }
+    over_both = {"launch": {"engine": "ray", "address": ray_nodes.address}, "output": f"file:{home}/there"}
+    told = ended(home, str(ROOT / "tests/flows/scoring.py"), json.dumps(form | over_both), f"{home}/met")
+    assert told.rsplit("shards ", 1)[1].split()[0] == "4"
+    assert len([*(home / "met").iterdir()]) == 2  # node ids: each of the two has had a shard
+    monkeypatch.setenv("TINYBERT_STORE", f"file:{home}/other")
+    here = form | {"output": f"file:{home}/here"}
+    ended(home, "-m", "flows.score", *(part for item in here.items() for part in ("--set", "{}={}".format(*item))))
+    assert content_digest(home / "there/rows") == content_digest(home / "here/rows")
 
 
 def test_a_suite_on_a_cluster_leaves_its_runs_to_one_machine_each(smoke_material):

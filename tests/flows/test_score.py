@@ -205,13 +205,3 @@ def test_a_killed_run_goes_on_at_the_next_shard_and_gives_the_same_answers(home,
     assert finished(form, home / "store") == ["Cached", "Cached", "Completed"]
     assert finished(form | {"output": f"file:{tmp_path}/unbroken"}, home / "other") == ["Completed"] * 3
     assert content_digest(tmp_path / "scored/rows") == content_digest(tmp_path / "unbroken/rows")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_shards_on_a_ray_cluster_give_the_same_answers(home, form, tmp_path):
-    pytest.importorskip("prefect_ray")
-    finished(form, home / "store")
-    there = form | {"output": f"file:{tmp_path}/there", "launch": {"engine": "ray", "address": "local"}}
-    assert finished(there, home / "other") == ["Completed"] * 3
-    assert content_digest(tmp_path / "there/rows") == content_digest(tmp_path / "scored/rows")
