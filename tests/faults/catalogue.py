@@ -1,5 +1,6 @@
-"""Which faults are tried: a few that share their runs, for every day, and each one at each moment of each stage."""
+"""Which faults are tried: a few that share their runs, for every day; kills at each moment of each stage; others."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests.faults import deeds
@@ -19,6 +20,10 @@ SHORT = {
     "export": {"onnx": False, "int8": False},
 }
 """Fewer stages, in half the time."""
+
+
+PARTS = ("postgres", "s3", "prefect", "mlflow", "worker")
+"""Of the stack, those that run all the time; the first only where PostgreSQL is installed."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def everywhere(deed: Deed, *moments: str, stages: tuple[str, ...] = STAGES) -> P
     return {Moment(stage, moment): deed for stage in stages for moment in moments}  # type: ignore[arg-type]
 
 
-def full(parts: list[str]) -> list[Scenario]:
-    """Everything.
+def full(parts: Iterable[str] = PARTS) -> list[Scenario]:
+    """Everything: kills at the start, middle and end of every stage, other faults at the moments named here.
 
     Args:
         parts: Of the stack, those that run all the time.

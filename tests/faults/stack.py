@@ -15,7 +15,8 @@ from tests.infra.test_stack import PATIENCE, Stack, bucket_client
 ADDED = "PREFECT_WORKER_QUERY_SECONDS=1\nOMP_NUM_THREADS=1\n"
 """Lines for `.env`: a run is picked up at once, and one thread computes the same numbers every time."""
 SLOTS = 1000
-"""Of `accelerator`: the slot of a killed run is taken until its lease ends, which no other run is to wait for."""
+"""Of `accelerator`: the slot of a killed run is taken until its lease ends, for which hundreds of runs would wait five
+minutes each. So no run of the harness ever finds all slots taken; that each slot comes free is looked at in the end."""
 
 
 class FaultStack(Stack):

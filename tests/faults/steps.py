@@ -11,8 +11,8 @@ File = tuple[int, int]
 class Steps:
     """The checkpoints of training stages, from one attempt to the next.
 
-    A stage must still have the checkpoint that was whole when it was struck, and train none of its steps again. That ends
-    once its output is stored: who computes it after that (it was altered since, another run needs it too) begins anew.
+    A stage must still have the checkpoint that was whole when it was struck, and train none of its steps again. That
+    ends once its output is stored: who computes it after that (it was altered, another run needs it) begins anew.
     """
 
     def __init__(self, work: Path) -> None:

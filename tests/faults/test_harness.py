@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from infra.stack import settings
+from infra.stack.layout import Layout
+from infra.stack.parts import parts
 from tasks.store import Store
+from tests.faults.catalogue import PARTS, full
 from tests.faults.checks import Kept, look_through
 from tests.faults.moments import Moment, Watch
 from tests.faults.proxy import Proxy
@@ -55,6 +59,16 @@ class Behind:
         while moment not in self.moments:
             assert time.monotonic() < deadline, self.moments
             time.sleep(0.01)
+
+
+def test_every_part_of_the_stack_that_runs_all_the_time_is_killed(tmp_path):
+    layout = Layout(tmp_path)
+    layout.make()
+    for database, expected in (("postgresql", PARTS), ("sqlite", PARTS[1:])):
+        layout.env.unlink(missing_ok=True)
+        listed = parts(layout, settings.create(layout.env, database))
+        assert tuple(name for name, part in listed.items() if not part.once) == expected
+    assert {f"kill-{part}" for part in PARTS} <= {scenario.name for scenario in full()}
 
 
 @pytest.fixture

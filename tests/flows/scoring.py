@@ -1,4 +1,4 @@
-"""The flow that scores, as it is but that no shard is answered before two nodes have one each: for the tests of engines."""
+"""The flow that scores, but that no shard is answered before two nodes have one each; for the tests of engines."""
 
 import functools
 import json
