@@ -9,7 +9,7 @@ Not tried: to wait for the slot of a killed run, for there are a thousand (else 
 of its lease; at the end all must be free); a full disk of the store, the database or Prefect's results; two faults
 at once. docs/operations.md says which rows of its table are tried here, and what tries the others.
 
-    python benchmarks/faults.py [--json FILE] [--all | --only NAME ...] [--list]
+    python benchmarks/faults.py [--json FILE] [--all | --only NAME ... [--stages STAGE ...]] [--list]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +44,16 @@ def chosen(given: argparse.Namespace, harness: Harness) -> list[Scenario]:
         names = list(known)
     if unknown := set(names) - known.keys():
         sys.exit(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    wanted = [known[name] for name in names]
+    wanted = [within(known[name], given.stages) for name in names]
     for scenario in wanted:
         if scenario.small_disk and not harness.may_fill_disks:
             say(f"{scenario.name}: left out, it needs the right to mount a file system")
     return [scenario for scenario in wanted if harness.may_fill_disks or not scenario.small_disk]
+
+
+def within(scenario: Scenario, stages: list[str]) -> Scenario:
+    """A scenario with what it does in these stages alone; of none, everything."""
+    return replace(scenario, plan={m: deed for m, deed in scenario.plan.items() if not stages or m.stage in stages})
 
 
 def counted(outcomes: list[Outcome], slots: int, processes: int, lost: list[str]) -> dict:
@@ -84,6 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--all", action="store_true", help="all that --list names (hours); else a few (minutes)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these scenarios")
+    parser.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="of these scenarios, what is in these")
     parser.add_argument("--list", action="store_true", help="names of the scenarios, and no more")
     given = parser.parse_args()
     if given.list:
