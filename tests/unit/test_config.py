@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.command import presets
+from tests.security.test_forms import FLOWS, boxes
 from tinybert.cli import describe_fields, parse_assignments, validated
 from tinybert.config import DistillConfig
 from tinybert.errors import ConfigError
@@ -97,24 +98,25 @@ def test_a_form_is_frozen():
         config.student.layers = 3
 
 
-def test_the_schema_keeps_the_written_order_and_describes_every_field():
-    schema = DistillConfig.model_json_schema()
-    boxes = {"DistillConfig": schema, **schema["$defs"]}
-    for name, box in boxes.items():
-        assert [field["position"] for field in box["properties"].values()] == list(range(len(box["properties"]))), name
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_form_keeps_the_written_order_and_describes_every_field(name):
+    for title, box in boxes(FLOWS[name].parameters.model_dump()):
+        assert [field["position"] for field in box["properties"].values()] == [*range(len(box["properties"]))], title
         undescribed = [field for field, content in box["properties"].items() if not content.get("description")]
-        assert not undescribed, f"{name}: {undescribed}"
-    assert list(schema["properties"])[:3] == ["name", "benchmark", "data"]
+        assert not undescribed, f"{title}: {undescribed}"
 
 
-def test_numbers_have_bounds():
-    schema = DistillConfig.model_json_schema()
-    for name, box in schema["$defs"].items():
+def test_the_form_begins_with_what_has_to_be_given():
+    assert list(DistillConfig.model_json_schema()["properties"])[:3] == ["name", "benchmark", "data"]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_numbers_have_bounds(name):
+    for title, box in boxes(FLOWS[name].parameters.model_dump()):
         for field, content in box["properties"].items():
-            kinds = [content, *content.get("anyOf", [])]
-            for kind in kinds:
+            for kind in [content, *content.get("anyOf", [])]:
                 if kind.get("type") in ("integer", "number"):
-                    assert {"minimum", "exclusiveMinimum"} & kind.keys(), f"{name}.{field}"
+                    assert {"minimum", "exclusiveMinimum"} & kind.keys(), f"{title}.{field}"
 
 
 def test_every_preset_is_valid():
