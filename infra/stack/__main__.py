@@ -18,6 +18,7 @@ UP = """\
 Prefect   {known.prefect_url}    runs, deployments, schedules
 MLflow    {known.mlflow_url}    experiments, registered models
 S3        {known.s3_url}    bucket {known.s3_bucket}; its keys are in {layout.env}
+database  {database}
 
 start a run   {known.prefect_url}/deployments > smoke > Run, or
               PREFECT_API_URL={known.prefect_url}/api {python} -m prefect deployment run distill/smoke
@@ -25,6 +26,7 @@ data          {layout.directory}
 logs          {layout.logs}
 stop          {stop}
 """
+DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite: enough for one person, slow for several"}
 
 
 def say(line: str) -> None:
@@ -46,7 +48,7 @@ def up(layout: Layout) -> int:
         known = control.prepare(layout, say)
         say(f"starting the stack in {layout.directory}")
         if control.bring_up(layout, known, say):
-            say(UP.format(known=known, layout=layout, python=_python(), stop="Ctrl-C here, or `make down` anywhere"))
+            say(_overview(layout, known, "Ctrl-C here, or `make down` anywhere"))
             if layout.tail("setup", lines=1) == checks.UNTOLD:
                 say(checks.UNTOLD)
         for news in control.watch(layout):
@@ -69,9 +71,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _already(layout: Layout) -> int:
     say(f"the stack in {layout.directory} is already running, or about to")
     if layout.env.exists():
-        known = settings.load(layout.env)
-        say(UP.format(known=known, layout=layout, python=_python(), stop="`make down`, or Ctrl-C where it was started"))
+        say(_overview(layout, settings.load(layout.env), "`make down`, or Ctrl-C where it was started"))
     return 0
+
+
+def _overview(layout: Layout, known: settings.Settings, stop: str) -> str:
+    """Where everything is, on which database, and what one does next."""
+    return UP.format(known=known, layout=layout, database=DATABASES[known.database], python=_python(), stop=stop)
 
 
 def _gone(layout: Layout) -> int:
