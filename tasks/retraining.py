@@ -182,7 +182,7 @@ class RetrainSummary(BaseModel):
 
 
 def conclude(run: Run, model: str, plan: Plan, summary: RunSummary | None) -> RetrainSummary:
-    """Say what was decided, in both UIs.
+    """Say what was decided, in both UIs, and where a run that was made is to be seen.
 
     Returns:
         Prefect's state with the sentence, for the flow to return; its caller gets the RetrainSummary inside.
@@ -191,7 +191,8 @@ def conclude(run: Run, model: str, plan: Plan, summary: RunSummary | None) -> Re
     if summary is not None:
         said += f": {summary.registered}, {summary.outcome}"
     logger.info("%s: %s", model, said)
-    markdown = f"## {model}: {plan.decision.replace('_', ' ')}\n\n{said}\n"
+    pages = ", ".join(f"[{what}]({page})" for what, page in (summary.pages if summary else {}).items())
+    markdown = f"## {model}: {plan.decision.replace('_', ' ')}\n\n{said}\n" + (f"\n{pages}\n" if pages else "")
     offer(create_markdown_artifact, markdown, key="retrain", description=f"Whether to retrain {model}")
     run.log({}, {"decision": plan.decision, "reason": plan.said, "mlflow.note.content": markdown})
     told = RetrainSummary(model=model, decision=plan.decision, changes=plan.changes, said=said, summary=summary)

@@ -42,7 +42,7 @@ class Suite:
 
     def finished(self, task: str, config: DistillConfig, summary: RunSummary) -> None:
         """A run came to its end, whatever the gate said."""
-        made = (summary.comparison, summary.decision, summary.seconds, summary.model.uri)
+        made = (summary.comparison, summary.decision, summary.seconds, summary.model.uri, summary.pages)
         self._lines.append(suite_report.line(task, config.benchmark, *made))
 
     def failed(self, task: str, error: Any) -> None:

@@ -55,6 +55,12 @@ class RunSummary(BaseModel):
     report_page: str | None = None
     model_page: str | None = None
 
+    @property
+    def pages(self) -> dict[str, str]:
+        """What servers show of the run: its MLflow run, its report, its model."""
+        pages = {"MLflow run": self.tracking_page, "report": self.report_page, "model": self.model_page}
+        return {what: page for what, page in pages.items() if page}
+
 
 class Made(BaseModel):
     """What the last stages of a run left to show."""

@@ -32,6 +32,8 @@ class TaskLine(BaseModel):
     seconds: float | None = None
     model: str | None = None
     """URI of the package."""
+    pages: dict[str, str] = {}
+    """What servers show of the run: addresses, by what is there."""
 
 
 def line(
@@ -41,6 +43,7 @@ def line(
     decision: Mapping[str, Any],
     seconds: float,
     model: str,
+    pages: Mapping[str, str],
 ) -> TaskLine:
     """A finished run in one line.
 
@@ -52,6 +55,7 @@ def line(
         decision: Of its stage gate.
         seconds: It took.
         model: URI of its package.
+        pages: Addresses of its pages, by what is there.
     """
     averaged = BENCHMARKS[benchmark].averaged if benchmark else ()
     names = [name for name in averaged or (comparison["metric"],) if name in comparison["metrics"]]
@@ -71,6 +75,7 @@ def line(
         verdict=decision["verdict"],
         seconds=seconds,
         model=model,
+        pages=dict(pages),
     )
 
 
@@ -114,9 +119,13 @@ def _minutes(seconds: float | None) -> str:
 
 
 def markdown(name: str, lines: Sequence[TaskLine]) -> str:
-    """The table for both UIs."""
+    """The table for both UIs, with links where servers have pages of the runs."""
     header, *rows = table_rows(lines)
     rule = ["---", "---", *["---:"] * 6, "---", "---:"]
+    if any(entry.pages for entry in lines):
+        links = [", ".join(f"[{what}]({page})" for what, page in entry.pages.items()) for entry in lines]
+        header, rule = [*header, "pages"], [*rule, "---"]
+        rows = [[*row, cell] for row, cell in zip(rows, [*links, ""], strict=True)]
     return f"## {name}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
 
 

@@ -11,10 +11,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
 
-from tasks import progress_page, sources
+from tasks import progress_page, retraining, sources, suite
 from tasks.connections import store
 from tasks.data import prepare_data
 from tasks.policy import cpu_stage, quick_task
+from tasks.retraining import Plan, conclude
 from tasks.run import open_run
 from tasks.scoring import RowsResult
 from tasks.settings import settings
@@ -190,17 +191,69 @@ def test_the_summary_has_the_stages_and_without_servers_the_places_of_files():
     assert "Reason" not in text
 
 
+PAGES = {
+    "tracking_page": "http://host:5000/#/experiments/1/runs/ab",
+    "report_page": "http://host:5000/#/experiments/1/runs/ab/artifacts/report.html",
+    "model_page": "http://host:5000/#/models/it/versions/3",
+}
+
+
 def test_the_summary_links_to_the_pages_that_servers_have():
-    pages = {
-        "tracking_page": "http://host:5000/#/experiments/1/runs/ab",
-        "report_page": "http://host:5000/#/experiments/1/runs/ab/artifacts/report.html",
-        "model_page": "http://host:5000/#/models/it/versions/3",
-    }
     told = {"registered": "it version 3", "outcome": "promoted", "reason": "new labels"}
-    text = markdown(summary(**pages, **told), "TABLE", "RULES")
-    assert f"[MLflow run]({pages['tracking_page']}), [report]({pages['report_page']})" in text
-    assert f"registered as [it version 3]({pages['model_page']}) (promoted)" in text
+    text = markdown(summary(**PAGES, **told), "TABLE", "RULES")
+    assert f"[MLflow run]({PAGES['tracking_page']}), [report]({PAGES['report_page']})" in text
+    assert f"registered as [it version 3]({PAGES['model_page']}) (promoted)" in text
     assert text.startswith("## it\n\nReason for this run: new labels\n\nPromote it.")
+
+
+class Told:
+    """A run that keeps what both UIs are told of it."""
+
+    def show(self, text, key, description):
+        self.shown = {key: text}
+
+    def log(self, metrics, tags):
+        self.note = tags["mlflow.note.content"]
+
+    def attach(self, files):
+        self.files = {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What both UIs are told."""
+    run = Told()
+    for module in (retraining, suite):
+        monkeypatch.setattr(module, "create_markdown_artifact", run.show)
+    return run
+
+
+LINKS = f"[MLflow run]({PAGES['tracking_page']}), [report]({PAGES['report_page']}), [model]({PAGES['model_page']})"
+
+
+def test_a_retraining_leads_to_the_run_that_it_made(told):
+    plan = Plan(decision="retrained", said="data changed")
+    conclude(told, "it", plan, summary(registered="it version 3", outcome="promoted", **PAGES))
+    assert told.shown["retrain"] == told.note
+    assert told.note == f"## it: retrained\n\ndata changed: it version 3, promoted\n\n{LINKS}\n"
+    conclude(told, "it", plan, summary(registered="it version 3", outcome="promoted"))
+    assert told.note == "## it: retrained\n\ndata changed: it version 3, promoted\n"
+
+
+def test_a_suite_leads_to_the_runs_of_its_tasks(told):
+    scores = {"metric": "f1", "metrics": ["f1"], "rows": 9, "teacher": {"f1": 0.8}, "student": {"f1": 0.6}}
+    judged = {"served": "torch", "speedup": 2.0, "megabytes": 9.0, "verdict": "promote", "summary": "Promote it."}
+    table = suite.Suite("few", 2)
+    form = {"name": "few-tickets", "data": {"source": "file:/rows"}, "teacher": {"source": "file:/teacher"}, **BOXES}
+    made = summary(**PAGES).model_copy(update={"comparison": scores, "decision": judged})
+    table.finished("tickets", DistillConfig.model_validate(form), made)
+    table.failed("stars", ValueError("no rows"))
+    table.show(told)
+    [tickets] = [line for line in told.note.splitlines() if line.startswith("| tickets |")]
+    [stars] = [line for line in told.note.splitlines() if line.startswith("| stars |")]
+    assert tickets.endswith(f"| promote | 1.0 | {LINKS} |")
+    assert stars.endswith("| failed |  |  |")
+    assert told.note in told.shown["suite"]
 
 
 def test_a_models_page_is_on_the_server_of_the_run():

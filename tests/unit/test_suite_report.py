@@ -15,7 +15,7 @@ def scores(**values: float) -> dict[str, dict[str, float]]:
 
 def test_a_task_is_scored_by_the_metric_that_decides():
     comparison = {"metric": "mcc", "metrics": ["mcc", "accuracy"], "rows": 50, **scores(mcc=0.4, accuracy=0.8)}
-    found = line("cola", "glue/cola", comparison, DECISION, 60.0, "file:/model")
+    found = line("cola", "glue/cola", comparison, DECISION, 60.0, "file:/model", {})
     assert (found.student, found.teacher) == pytest.approx((0.4, 0.5))
     assert found.retention == pytest.approx(0.8)
     assert (found.scores, found.verdict) == ("Matthews correlation", "promote")
@@ -23,7 +23,7 @@ def test_a_task_is_scored_by_the_metric_that_decides():
 
 def test_mrpc_counts_with_the_mean_of_its_two_scores():
     comparison = {"metric": "f1", "metrics": ["f1", "accuracy"], "rows": 50, **scores(f1=0.8, accuracy=0.6)}
-    found = line("mrpc", "glue/mrpc", comparison, DECISION, 60.0, "file:/model")
+    found = line("mrpc", "glue/mrpc", comparison, DECISION, 60.0, "file:/model", {})
     assert (found.student, found.teacher) == pytest.approx((0.7, 0.8))
     assert found.scores == "F1 and accuracy"
 
@@ -31,7 +31,7 @@ def test_mrpc_counts_with_the_mean_of_its_two_scores():
 def test_a_further_test_counts_as_much_as_the_first():
     other = {"mismatched": {"rows": 10, **scores(accuracy=0.6)}}
     comparison = {"metric": "accuracy", "metrics": ["accuracy"], "rows": 50, "other_tests": other}
-    found = line("mnli", "glue/mnli", comparison | scores(accuracy=0.8), DECISION, 60.0, "file:/model")
+    found = line("mnli", "glue/mnli", comparison | scores(accuracy=0.8), DECISION, 60.0, "file:/model", {})
     assert (found.student, found.teacher) == pytest.approx((0.7, 0.8))
     assert found.scores == "accuracy, mismatched"
 
@@ -56,6 +56,16 @@ def test_the_table_has_every_run_and_the_average_last():
     assert rows[-1][-1] == "2.0"
     assert rows[1][8] == "failed"
     assert markdown("suite", LINES).count("\n") == 2 + 2 + 4
+
+
+def test_the_table_leads_to_the_pages_of_the_runs_where_there_are_any():
+    pages = {"MLflow run": "http://mlflow/#/runs/1", "report": "http://mlflow/#/runs/1/artifacts/report.html"}
+    shown = markdown("suite", [LINES[0].model_copy(update={"pages": pages}), *LINES[1:]]).splitlines()
+    links = "[MLflow run](http://mlflow/#/runs/1), [report](http://mlflow/#/runs/1/artifacts/report.html)"
+    assert shown[2].endswith("| minutes | pages |")
+    assert [line.count("|") for line in shown[2:]] == [12] * 6
+    assert [line.split("|")[-2].strip() for line in shown[4:]] == [links, "", "", ""]
+    assert "pages" not in markdown("suite", LINES)
 
 
 def test_the_average_of_all_or_none_does_not_say_of_how_many():
