@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.collection import HEADINGS, Collection, collect_unused
+from tasks.preflight import preflight_services
 from tasks.run import open_run
 from tinybert.collect_config import CollectConfig
 
@@ -19,6 +20,7 @@ def collect(config: CollectConfig) -> Collection:
         config: For how long what is kept, and whether anything is to be deleted.
     """
     with open_run(config, "collect", stages=0) as run:
+        run.always(preflight_services, "collect", False, [])
         done = run.always(collect_unused, config)
         run.log(done.metrics, {"mlflow.note.content": done.markdown})
         return done

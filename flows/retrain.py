@@ -7,6 +7,7 @@ from rich.console import Console
 
 from flows.distill import distill
 from tasks.data import resolve_sources
+from tasks.preflight import preflight_services
 from tasks.retraining import RetrainSummary, alone, conclude, find_changes, stepped_aside
 from tasks.run import open_run
 from tinybert.retrain_config import RetrainConfig
@@ -25,13 +26,15 @@ def retrain(config: RetrainConfig) -> RetrainSummary:
         config: The run of distill, and what is reason to make it again.
     """
     model = config.model
-    with open_run(config, f"retrain {model}", stages=0) as run, alone(model, config.if_running) as mine:
-        if not mine:
-            return conclude(run, model, stepped_aside(model), None)
-        found = run.always(resolve_sources, config.distill)
-        plan = run.always(find_changes, config, found)
-        summary = distill(plan.run) if plan.run else None
-        return conclude(run, model, plan, summary)
+    with open_run(config, f"retrain {model}", stages=0) as run:
+        run.always(preflight_services, f"retrain {model}", True, [model])
+        with alone(model, config.if_running) as mine:
+            if not mine:
+                return conclude(run, model, stepped_aside(model), None)
+            found = run.always(resolve_sources, config.distill)
+            plan = run.always(find_changes, config, found)
+            summary = distill(plan.run) if plan.run else None
+            return conclude(run, model, plan, summary)
 
 
 def show(done: RetrainSummary) -> None:

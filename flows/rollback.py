@@ -7,6 +7,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from tasks.preflight import preflight_services
 from tasks.publishing import RolledBack, restore_champion
 from tinybert.form import Form
 
@@ -29,6 +30,7 @@ def rollback(config: RollbackConfig) -> RolledBack:
     Args:
         config: Which model, and why.
     """
+    preflight_services(config.name, models=[config.name], stores=False)
     version = str(config.version) if config.version else None
     return restore_champion(config.name, version, config.reason)
 

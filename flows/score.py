@@ -21,7 +21,7 @@ def score(config: ScoreConfig) -> ScoreSummary:
         config: Only the model and the source are required.
     """
     with open_run(config, config.name, stages=3) as run:
-        run.always(preflight_services, config.name, False)
+        run.always(preflight_services, config.name)
         inputs = run.always(find_inputs, config)
         rows = run(cut_rows, inputs.source, config)
         calls = [(inputs.model, shard, config.answers) for shard in rows.shards]

@@ -1,14 +1,16 @@
 """The first task of every run: what would make it fail later is looked for now, all of it, and its cost is estimated.
 
-`flows/doctor.py` asks for more of the same, `flows/suite.py` for all its runs at once, flows that distil nothing for
-the services alone. Every check ends as a row; only the tasks raise, after the last of them.
+`flows/doctor.py` asks for more of the same, `flows/suite.py` for all its runs at once, flows that distil nothing
+themselves for the services alone. Every check ends as a row; only the tasks raise, after the last of them.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+from prefect import Task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from pydantic import BaseModel
@@ -28,8 +30,13 @@ from tinybert.preflight_report import DoctorReport, Finding, Speed
 from tinybert.refs import ModelRef, Ref, SourceRef, VectorsRef
 from tinybert.suite_config import SuiteConfig
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 logger = logging.getLogger("tinybert")
 
+AGAIN = 1
+"""How often preflight begins anew where all that is wrong may pass: what is down is to be told of within a minute."""
 SECONDS = 3.0
 """Of warm-up steps before a run."""
 THOROUGH_SECONDS = 15.0
@@ -43,7 +50,12 @@ class Preflight(BaseModel):
     sources: Sources
 
 
-@quick_task("preflight")
+def _first_task(function: Callable[P, R]) -> Task[P, R]:
+    """A quick task with less patience than others have."""
+    return quick_task("preflight")(function).with_options(retries=AGAIN)
+
+
+@_first_task
 def preflight(config: DistillConfig) -> Preflight:
     """Look at everything a run needs, and estimate what it will cost. Needs no accelerator slot.
 
@@ -57,18 +69,28 @@ def preflight(config: DistillConfig) -> Preflight:
     return Preflight(report=report, sources=found)
 
 
-@quick_task("preflight")
-def preflight_services(name: str, trains: bool) -> None:
-    """Look at what every run needs, whatever it does: store, MLflow and, to train, a slot. Needs none itself.
+@_first_task
+def preflight_services(
+    name: str, trains: bool = False, models: Sequence[str] | None = None, stores: bool = True
+) -> None:
+    """Look at the services a run needs, whatever it does. Needs no accelerator slot.
+
+    Args:
+        name: Of the run.
+        trains: It takes an accelerator slot.
+        models: Registered models whose champion it may change. Where there is a list, be it empty, MLflow's answers
+            decide what the run does; None: it only tells MLflow what it does, which can wait.
+        stores: It uses the store.
 
     Raises:
         InputError: Something is wrong; the message names all of it.
+        TransientError: What is wrong may be gone in a moment.
     """
     with impatient():
-        _conclude(DoctorReport.of(name, services([], trains), []))
+        _conclude(DoctorReport.of(name, services(models or [], trains, stores, models is not None), []))
 
 
-@quick_task("preflight")
+@_first_task
 def preflight_suite(config: SuiteConfig) -> None:
     """Look at everything that the runs of a suite need, before the first of them begins. Needs no accelerator slot.
 
@@ -128,7 +150,7 @@ def examine(config: DistillConfig, thorough: bool) -> tuple[DoctorReport, Source
         config: Of the run.
         thorough: The rows are prepared, and a given teacher answers some of them, which takes longer.
     """
-    with impatient():
+    with impatient(), sources.looked_at_once():
         findings = services([config.publish.name or config.name] if config.publish.enabled else [])
         mine, found, look = _look(config, examined_rows if thorough else glimpsed_rows)
     findings += [*mine, *_room(config, look)]

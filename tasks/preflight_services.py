@@ -17,14 +17,17 @@ from tinybert.errors import InputError, IntegrityError, TransientError
 from tinybert.preflight_report import Finding
 
 
-def services(models: Sequence[str], trains: bool = True) -> list[Finding]:
+def services(models: Sequence[str], trains: bool = True, stores: bool = True, asks: bool = False) -> list[Finding]:
     """What all runs need.
 
     Args:
-        models: Names of the registered models that will get a version.
+        models: Names of the registered models that will get a version, or change their champion.
         trains: An accelerator slot will be taken.
+        stores: The store will be used.
+        asks: What MLflow answers decides what is done, so that nothing can be logged later instead.
     """
-    return [check_store(), *check_tracking(models), *check_limits(trains, publishes=bool(models))]
+    stored = [check_store()] if stores else []
+    return [*stored, *check_tracking(models, asks), *check_limits(trains, publishes=bool(models))]
 
 
 def check_store() -> Finding:
@@ -45,8 +48,8 @@ def check_store() -> Finding:
     return found.model_copy(update={"passing": False})
 
 
-def check_tracking(models: Sequence[str]) -> Iterator[Finding]:
-    """MLflow answers; where it does not, a run goes on and is logged later, but cannot publish."""
+def check_tracking(models: Sequence[str], asks: bool = False) -> Iterator[Finding]:
+    """MLflow answers; where it does not, a run that `asks` nothing goes on and is logged later, but cannot publish."""
     shown = without_credentials(settings().tracking_uri)
     try:
         tracker().experiment_id(settings().experiment)
@@ -56,8 +59,11 @@ def check_tracking(models: Sequence[str]) -> Iterator[Finding]:
     except Exception as error:  # whatever mlflow and its HTTP client raise
         reason = without_credentials(error).splitlines()[0][:200]
         later = "logging will be delayed" + (", and publishing at the end needs it" if models else "")
-        mend = "start it, or set MLFLOW_TRACKING_URI"
-        yield Finding(what="MLflow", status="warning", found=f"{shown}: {reason}; {later}", mend=mend)
+        found = f"{shown}: {reason}; {'what it knows decides what is done' if asks else later}"
+        mend, status = "start it, or set MLFLOW_TRACKING_URI", "wrong" if asks else "warning"
+        yield Finding.model_validate(
+            {"what": "MLflow", "status": status, "found": found, "mend": mend, "passing": asks}
+        )
         return
     yield Finding(what="MLflow", status="ok", found=f"{shown}: experiment {settings().experiment!r}")
     for name in models:

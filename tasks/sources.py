@@ -11,6 +11,7 @@ from tasks.connections import registry, store
 from tasks.settings import settings
 from tasks.store import fetch_source, is_stored
 from tinybert.digest import content_digest, files_digest, list_files
+from tinybert.errors import TransientError
 from tinybert.refs import ModelRef, Ref
 from tinybert.sources import HUB_FILES, Kind, check_pin, parse, resolve
 
@@ -19,11 +20,16 @@ T = TypeVar("T")
 
 _KNOWN: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
 """Within `looked_at_once`, what is known of sources."""
+_SILENT = "silent"
+"""There: the first source for which the hub had no answer, and why."""
 
 
 @contextmanager
 def looked_at_once() -> Iterator[None]:
-    """Inside, a source that several ask for is fetched and digested for the first of them only."""
+    """Inside, a source that several ask for is fetched and digested for the first of them only.
+
+    A hub that does not answer is not asked again, whatever is wanted of it.
+    """
     before = _KNOWN.set({})
     try:
         yield
@@ -89,7 +95,21 @@ def _local(ref: Ref) -> Path:
 def _fetch(uri: str, kind: Kind) -> Path:
     if parse(uri).scheme == "s3":
         return fetch_source(uri.partition("#")[0], settings().work / "fetched")
-    return resolve(uri, kind)
+    return _of_hub(uri, kind) if parse(uri).scheme == "hub" else resolve(uri, kind)
+
+
+def _of_hub(uri: str, kind: Kind) -> Path:
+    known = _KNOWN.get()
+    if known is None:
+        return resolve(uri, kind)
+    if _SILENT in known:
+        first, why = known[_SILENT]
+        raise TransientError(why if uri == first else f"{uri}: not asked, as the hub gave no answer for {first}")
+    try:
+        return resolve(uri, kind)
+    except TransientError as error:
+        known[_SILENT] = uri, str(error)
+        raise
 
 
 def _digest(path: Path, scheme: str, kind: Kind) -> str:

@@ -17,8 +17,8 @@ def part_of(form: type[Form]) -> type[Form]:
     fields: dict[str, Any] = {}
     for name, info in form.model_fields.items():
         box = nested_form(info.annotation)
-        kind = Annotated[(part_of(box) if box else info.annotation, *info.metadata, None)]
-        fields[name] = kind, Field(None, description=info.description)
+        kind, told = part_of(box) if box else info.annotation, Field(description=info.description)
+        fields[name] = Annotated[(kind, *info.metadata, told)], None
     return create_model(form.__name__.removesuffix("Config"), __base__=Form, __doc__=form.__doc__, **fields)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import shutil
 from collections import namedtuple
 
 import pytest
 import torch
+from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
 from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
@@ -28,6 +30,7 @@ from tinybert.errors import InputError, TransientError
 from tinybert.estimate import StageCost
 from tinybert.form import merge
 from tinybert.preflight_report import Finding
+from tinybert.sources import resolve
 from tinybert.suite_config import SuiteConfig
 
 Usage = namedtuple("Usage", "total used free")
@@ -155,6 +158,9 @@ def test_an_mlflow_that_is_down_only_warns(installed):
     assert "hush" not in found.model_dump_json()
     [found] = check_tracking([])
     assert found.found.endswith("logging will be delayed")
+    [found] = check_tracking([], asks=True)
+    assert (found.status, found.passing) == ("wrong", True)
+    assert found.found.endswith("what it knows decides what is done")
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
@@ -341,6 +347,40 @@ def test_a_hub_that_does_not_answer_is_asked_again(shared_home, form, monkeypatc
         preflight.fn(form())
 
 
+def test_a_hub_that_does_not_answer_is_asked_once_by_all_checks_together(shared_home, form, monkeypatch):
+    asked = []
+
+    def silent(uri, kind):
+        if uri.startswith("hub:"):
+            asked.append(uri)
+            raise TransientError(f"{uri}: the hub cannot be reached")
+        return resolve(uri, kind)
+
+    monkeypatch.setattr(sources, "resolve", silent)
+    report, found = examine(
+        form(teacher={"source": "hub:o/teacher"}, corpus={"source": "hub:o/corpus"}), thorough=False
+    )
+    rows = by_name(report.findings)
+    assert (asked, found) == (["hub:o/teacher"], None)
+    assert rows["teacher.source"].found == "hub:o/teacher: the hub cannot be reached"
+    assert rows["corpus.source"].found == "hub:o/corpus: not asked, as the hub gave no answer for hub:o/teacher"
+    assert (rows["data.source"].status, "form" in rows) == ("ok", False)
+
+
+def test_whatever_does_not_answer_is_told_of_within_a_minute(shared_home):
+    # Time limits as they are set, and how often each is waited for: that of S3 twice, the others' once.
+    assert tracker().client is not None
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    s3 = max(IMPATIENCE["connect_timeout"], IMPATIENCE["read_timeout"]) * IMPATIENCE["retries"]["total_max_attempts"]
+    waits = [s3, HF_HUB_DOWNLOAD_TIMEOUT, int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])]
+    assert waits == [20, 10, 10]
+    for task in (preflight, preflight_services, preflight_suite):
+        pause = task.retry_delay_seconds[0] * (1 + task.retry_jitter_factor)
+        assert (task.retries, pause) == (1, 7.5)
+        assert max(waits) * (1 + task.retries) + pause < 60
+        assert sum(waits) < 60  # where the store is silent, too, nothing is asked again
+
+
 # Other flows ----------------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +392,15 @@ def test_services_alone_are_looked_at_for_what_a_flow_does(installed, limits, mo
         preflight_services.fn("teacher", trains=True)
     with pytest.raises(InputError, match=r"^1 thing is wrong: store: .*use file:/path"):
         preflight_services.fn("answers", trains=False)
+    preflight_services.fn("reviews", models=["reviews"], stores=False)
+
+
+def test_a_flow_that_asks_mlflow_what_to_do_needs_an_answer(installed, monkeypatch):
+    installed(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    monkeypatch.setattr("tasks.preflight.create_markdown_artifact", lambda *_, **__: None)
+    with pytest.raises(TransientError, match=r"^1 thing is wrong: MLflow: .*what it knows decides what is done"):
+        preflight_services.fn("reviews", models=[], stores=False)
+    preflight_services.fn("answers", stores=False)
 
 
 @pytest.fixture
