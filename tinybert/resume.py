@@ -1,6 +1,7 @@
 """Where a stage keeps what a killed run continues from, and what it finds there."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def continue_from(checkpoint: Path) -> dict[str, Any]:
     assert state is not None
     if best := state["best_model_checkpoint"]:
         state["best_model_checkpoint"] = str(checkpoint.with_name(Path(best).name))
-        whole = checkpoint / f"{STATE}.new"
+        whole = checkpoint / f"{STATE}.{os.getpid()}"  # of its own: other processes of the stage write theirs
         whole.write_text(json.dumps(state, indent=1))
         whole.replace(checkpoint / STATE)
     return state

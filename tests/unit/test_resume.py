@@ -1,10 +1,15 @@
 """Which checkpoint a killed run continues from, and whether anything is left to do."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tinybert.resume import continue_from, is_finished, last_checkpoint, read_state, resume_beside
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_checkpoint(directory, step, best=None, stopped=False):
@@ -52,6 +57,22 @@ def test_the_best_checkpoint_is_looked_for_beside(tmp_path):
     state = continue_from(checkpoint)
     assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-10")
     assert read_state(checkpoint) == state  # which the Trainer reads
+    assert [path.name for path in checkpoint.iterdir()] == ["trainer_state.json"]
+
+
+def test_another_process_of_the_stage_may_come_in_between(tmp_path, monkeypatch):
+    """Those of one machine read the same checkpoint, and each says where the best one lies."""
+    checkpoint = write_checkpoint(tmp_path, 15, best="/elsewhere/out-resume/checkpoint-10")
+    code = f"import pathlib, tinybert.resume; tinybert.resume.continue_from(pathlib.Path({str(checkpoint)!r}))"
+    replace = Path.replace
+
+    def overtaken(self, target):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", overtaken)
+    state = continue_from(checkpoint)
+    assert read_state(checkpoint) == state
     assert [path.name for path in checkpoint.iterdir()] == ["trainer_state.json"]
 
 
