@@ -1,15 +1,19 @@
-"""SIGTERM while a stage trains: finish the slice, write a checkpoint, then leave as the signal demands."""
+"""SIGTERM while a stage trains: finish what is computed at once, write a checkpoint, leave as the signal demands."""
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from tinybert.progress import logger
 
+Check = Callable[[], None]
+"""Called between two parts of a long computation; raises where it shall not go on."""
+
 
 class InterruptedStepError(Exception):
-    """The step is not finished, for somebody wants to stop."""
+    """The step, or its evaluation, is not finished, for somebody wants to stop."""
 
 
 class Interruption:
@@ -21,6 +25,11 @@ class Interruption:
     def __init__(self) -> None:
         self.asked = False
         self._previous: Any = None
+
+    def check(self) -> None:
+        """Raise InterruptedStepError once somebody wants to stop."""
+        if self.asked:
+            raise InterruptedStepError
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tinybert.batches import Batch
 from tinybert.gradients import batch_rows
+from tinybert.interruption import Check
 from tinybert.training_config import SelectionConfig
 
 
@@ -29,8 +30,8 @@ class Learner(nn.Module, ABC):
 class Validation:
     """How a stage is scored while it trains."""
 
-    score: Callable[[], dict[str, float]]
-    """Metrics of the learner as it stands, the higher the better."""
+    score: Callable[[Check], dict[str, float]]
+    """Metrics of the learner as it stands, the higher the better; asks between batches whether to go on."""
     metric: str
     """The one that decides."""
     selection: SelectionConfig

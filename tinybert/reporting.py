@@ -40,7 +40,7 @@ class Reporter(TrainerCallback):
     def _on_loss(self, logs: dict[str, float], step: int) -> None:
         terms = self._mean_terms()
         if not math.isfinite(logs["loss"]):
-            raise QualityError(not_finite(self._what, logs["loss"], step))
+            raise QualityError(not_finite(self._what, f"loss {logs['loss']}", step))
         self._tell({"loss": logs["loss"], "learning_rate": logs["learning_rate"], **terms}, step)
         if process() == 0:
             self._progress.update(step, loss=logs["loss"], **self._latest)
@@ -50,7 +50,7 @@ class Reporter(TrainerCallback):
             self._on_metrics(metrics, step)
 
 
-def not_finite(what: str, loss: float, step: int, batch: str = "") -> str:
-    """The message for a loss that is no number any more."""
+def not_finite(what: str, found: str, step: int, batch: str = "") -> str:
+    """The message for a loss, or the norm of a gradient, that is no number any more."""
     kept = f"; its batch is kept in {batch}" if batch else ""
-    return f"{what}: loss {loss} at step {step}; lower the learning rate or use precision fp32{kept}"
+    return f"{what}: {found} at step {step}; lower the learning rate or use precision fp32{kept}"

@@ -52,6 +52,10 @@ def _has_best(checkpoint: Path, state: dict[str, Any]) -> bool:
 
 
 def is_finished(state: dict[str, Any], steps: int) -> bool:
-    """Whether training had ended when this state was written: by its last step, or by patience."""
+    """Whether training had ended when this state was written: by its last step, or by patience.
+
+    It had not where the evaluation of its step was interrupted.
+    """
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
-    return bool(state["global_step"] >= steps or control["should_training_stop"])
+    ended = state["global_step"] >= steps or control["should_training_stop"]
+    return bool(ended and not control["should_evaluate"])

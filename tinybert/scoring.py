@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert.batches import Indices
 from tinybert.gradients import SliceSize
+from tinybert.interruption import Check
 from tinybert.kinds.task_kind import Columns, Features, TaskKind
 from tinybert.metrics import check_finite
 from tinybert.precision import autocast
@@ -43,12 +44,13 @@ def predict(
     batch_size: int = 64,
     precision: str = "auto",
     name: str = "the model",
+    check: Check = lambda: None,
 ) -> Said:
     """Answers to rows, in their order.
 
     Features go through sorted by length, so that little is padded, fewer at a time where memory runs out; the model,
     which may be one that is only called like a transformers model (`tinybert.onnx_model.OnnxModel`), is in eval mode
-    and is put back after.
+    and is put back after. `check` is called before each batch; what it raises ends this.
 
     Raises:
         ModelError: A logit is no finite number; the message has the model's name.
@@ -67,6 +69,7 @@ def predict(
     model.eval()
     with torch.no_grad(), autocast(model.device, precision):
         for batch in np.split(order, range(batch_size, len(order), batch_size)):
+            check()
             for chosen, found in size.computed(ask, batch, int(lengths[batch].max(initial=1))):
                 if kind.per_token:
                     tokens = np.concatenate([np.arange(starts[feature], starts[feature + 1]) for feature in chosen])

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert.batches import Batch
 from tinybert.data import TaskData
+from tinybert.interruption import Check
 from tinybert.kinds.task_kind import TaskKind
 from tinybert.last_layer import finish_first_token_only
 from tinybert.learner import Learner, Validation
@@ -58,11 +59,15 @@ def validation_of(
 
 
 def validation_scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, precision: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskData,
+    precision: str,
+    check: Check = lambda: None,
 ) -> dict[str, float]:
-    """Every score of a model on the validation split."""
+    """Every score of a model on the validation split; `check` as for `predict`."""
     rows = task.rows("validation")
-    said = predict(model, tokenizer, rows, task.max_length, task.kind, precision=precision)
+    said = predict(model, tokenizer, rows, task.max_length, task.kind, precision=precision, check=check)
     return scores(task, rows["label"][:], said)
 
 

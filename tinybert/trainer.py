@@ -3,7 +3,6 @@
 It sees one batch a step and one epoch; which rows those are is the plan's business (`tinybert.batches`).
 """
 
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -21,65 +20,20 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from tinybert.allocator import keep_freed_memory
-from tinybert.batches import Batch, Plan, Rows, StepBatches, StepsFrom, plan, step_seed
-from tinybert.errors import QualityError
+from tinybert.batches import Batch, Rows, StepBatches, StepsFrom, plan, step_seed
+from tinybert.finite import FiniteCheck
 from tinybert.gradients import SliceSize, batch_length, batch_rows, clip_gradients, slice_tokens, slices
 from tinybert.interruption import InterruptedStepError, Interruption
 from tinybert.learner import Learner, Validation
-from tinybert.precision import device, use_bf16
 from tinybert.processes import agreed, process, processes, sum_gradients, summed
 from tinybert.progress import logger
-from tinybert.reporting import not_finite
 from tinybert.resume import STATE, WEIGHTS, continue_from, is_finished, last_checkpoint
 from tinybert.states import train_with_own_attention
+from tinybert.trainer_arguments import trainer_arguments
 from tinybert.training_config import OptimConfig
-
-LOG_EVERY = 10
-"""Steps between two points of a loss curve."""
-
-
-def _arguments(optim: OptimConfig, batches: Plan, resume: Path, validation: Validation | None) -> TrainingArguments:
-    per_epoch = batches.steps_per_epoch
-    every = optim.checkpoint_every
-    if validation:
-        every = math.ceil(per_epoch / validation.selection.evaluations_per_epoch)
-    where = device()
-    arguments = TrainingArguments(
-        output_dir=str(resume),
-        max_steps=batches.steps,
-        per_device_train_batch_size=optim.batch_size,
-        learning_rate=optim.learning_rate,
-        warmup_steps=math.ceil(optim.warmup * batches.steps),
-        weight_decay=optim.weight_decay,
-        max_grad_norm=optim.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=use_bf16(where, optim.precision),
-        seed=optim.seed,
-        ignore_data_skip=True,  # the sampler begins where the checkpoint ends
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=LOG_EVERY,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if validation else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        metric_for_best_model=validation.metric if validation else None,
-        greater_is_better=True,
-        use_cpu=where.type == "cpu",
-        ddp_broadcast_buffers=False,
-        remove_unused_columns=False,
-        average_tokens_across_devices=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would make it DataParallel, which state capture cannot bear
-    return arguments
 
 
 class StageTrainer(Trainer):
@@ -101,7 +55,7 @@ class StageTrainer(Trainer):
         # The Trainer insists on an evaluation set where it evaluates; `evaluate` below does not read it.
         super().__init__(
             learner,
-            _arguments(optim, self.batches, resume, validation),
+            trainer_arguments(optim, self.batches, resume, validation),
             train_dataset=shares,
             eval_dataset=shares if validation else None,
         )
@@ -111,7 +65,7 @@ class StageTrainer(Trainer):
         self._first = self.examples = self.tokens = 0
         self._saved = time.monotonic()
         self._told = self._due = torch.zeros(3)
-        self._latest: tuple[Tensor, Batch] | None = None
+        self._finite = FiniteCheck(what, resume)
         self._terms: list[dict[str, Tensor]] = []
         self._compiled = optim.compile
         if self.args.device.type == "cpu":
@@ -163,14 +117,16 @@ class StageTrainer(Trainer):
         terms = self._size.fitting(compute, rows, model.zero_grad, batch_length(inputs))
         sum_gradients(self._learner.parameters())
         self._terms.append(terms)
-        self._latest = terms["loss"], inputs
+        self._finite.computed(terms["loss"], inputs)
         self.examples += rows * processes()
         if "attention_mask" in inputs:
             self.tokens += int(inputs["attention_mask"].sum()) * processes()
         return terms["loss"] * processes()  # the Trainer takes the mean over processes
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        return clip_gradients(list(self._learner.parameters()), self.args.max_grad_norm)
+        norm = clip_gradients(list(self._learner.parameters()), self.args.max_grad_norm)
+        self._finite.clipped(norm)
+        return norm
 
     def _agreement(self, batch: Batch) -> Tensor:
         """Items of all processes' shares, and how many processes want a checkpoint, or to stop."""
@@ -215,30 +171,18 @@ class StageTrainer(Trainer):
 
         Several processes leave together, after a step.
         """
-        if processes() == 1 and self._interruption.asked:
-            raise InterruptedStepError
+        if processes() == 1:
+            self._interruption.check()
 
     def _keep_last_step(self) -> None:
         """A checkpoint of the last whole step, unless it has one; what was computed of the next is dropped."""
         step = self.state.global_step
-        if step and last_checkpoint(self._resume) != str(self._resume / f"checkpoint-{step}"):
+        if step and agreed(last_checkpoint(self._resume) != str(self._resume / f"checkpoint-{step}")):
             self._save_checkpoint(self._learner, None)
 
     def check_finite(self) -> None:
-        """Stop where the loss of the latest step is no number; its batch is kept for a look.
-
-        Asked one step late, so that a GPU need not be waited for.
-
-        Raises:
-            QualityError: It is not finite.
-        """
-        latest, self._latest = self._latest, None  # a batch that was well is of no use any more
-        if latest is None or torch.isfinite(latest[0]):
-            return
-        path = self._resume / f"not-finite-step-{self.state.global_step}.safetensors"
-        loss, batch = latest
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
-        raise QualityError(not_finite(self._what, float(loss), self.state.global_step, str(path)))
+        """Raise QualityError where the latest step's loss or gradient is no number."""
+        self._finite.check(self.state.global_step)
 
     def mean_terms(self) -> dict[str, float]:
         """Means of the loss terms, "loss" left out, over the steps since the last call and all processes."""
@@ -249,13 +193,33 @@ class StageTrainer(Trainer):
         return means
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the learner; the first process does, the others wait for its scores."""
-        assert self._validation is not None
-        scores = agreed(self._validation.score() if process() == 0 else {})
+        """Score the learner; the first process does, the others wait for its scores, or leave with it.
+
+        Raises:
+            InterruptedStepError: It was told to stop meanwhile; the checkpoint says that this evaluation is owed.
+        """
+        scores = agreed(self._scores() if process() == 0 else None)
+        if scores is None:
+            self._interruption.asked = True
+            raise InterruptedStepError
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _scores(self) -> dict[str, float] | None:
+        """None where somebody wants to stop: a validation may take longer than whoever sent the signal waits."""
+        assert self._validation is not None
+        try:
+            return self._validation.score(self._interruption.check)
+        except InterruptedStepError:
+            return None
+
+    def evaluate_owed(self) -> None:
+        """The evaluation of the checkpoint's step, which an earlier call was told to stop in."""
+        self._determine_best_metric(self.evaluate(), None)
+        if self.control.should_training_stop:
+            raise InterruptedStepError  # out of patience, before another step
 
     @property
     def due(self) -> tuple[bool, bool]:
@@ -285,13 +249,17 @@ class _Pace(TrainerCallback):
     def __init__(self, trainer: StageTrainer) -> None:
         self._trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_evaluate:  # as the checkpoint has it; elsewhere evaluations come before
+            self._trainer.evaluate_owed()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_evaluate = args.eval_strategy != "no"
-        if self._trainer.due[0]:
+        if control.should_evaluate or self._trainer.due[0]:
             control.should_save = True
-        if control.should_save or control.should_evaluate:
+        if control.should_save:
             self._trainer.check_finite()  # no checkpoint, and no best score, of weights that are no numbers
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

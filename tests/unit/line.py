@@ -5,6 +5,7 @@ one program serves all jobs: it forks the processes of each job, waits for them,
 """
 
 import json
+import math
 import multiprocessing
 import os
 import socket
@@ -50,6 +51,32 @@ class Uneven(Line):
         return int(batch["x"][:, 0].abs().round().sum())
 
 
+class Hungry(Line):
+    """Runs out of memory above a number of rows."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.failures = most, 0
+
+    def forward(self, **batch):
+        if len(batch["x"]) > self.most:
+            self.failures += 1
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
+        return super().forward(**batch)
+
+
+class Broken(Line):
+    """Its loss is no number from a pass on."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, **batch):
+        terms = super().forward(**batch)
+        return terms | {"loss": terms["loss"] * (math.nan if self.passes >= self.at else 1.0)}
+
+
 class Points(Rows):
     """y = the sum of x, plus 1."""
 
@@ -79,10 +106,24 @@ def weights(learner):
 def halfway(learner, **selection):
     """Scores that are highest where the bias, on its way to 1, passes 0.4; they follow from the weights alone."""
     return Validation(
-        lambda: {"f1_macro": 0.5, "accuracy": 1 - abs(float(learner.line.bias.detach()) - 0.4)},
+        lambda check: {"f1_macro": 0.5, "accuracy": 1 - abs(float(learner.line.bias.detach()) - 0.4)},
         "accuracy",
         SelectionConfig(**selection),
     )
+
+
+def told_while_scored(validation, number, evaluation):
+    """The same scores; in the middle of an evaluation, counted from 1, this process gets a signal."""
+    calls = []
+
+    def score(check):
+        calls.append(check)
+        if len(calls) == evaluation:
+            os.kill(os.getpid(), number)
+        check()
+        return validation.score(check)
+
+    return Validation(score, validation.metric, validation.selection)
 
 
 class Signalled(Line):

@@ -49,7 +49,7 @@ def test_training_there_gives_the_losses_of_the_cpu(name, tmp_path, monkeypatch)
     """The learner is built on the CPU and is moved."""
     on_gpu, curve = trained(name, tmp_path / "gpu")
     assert {parameter.device.type for parameter in on_gpu.parameters()} == {"cuda"}
-    for module in ("tinybert.training", "tinybert.trainer"):
+    for module in ("tinybert.training", "tinybert.trainer_arguments"):
         monkeypatch.setattr(f"{module}.device", lambda: torch.device("cpu"))
     on_cpu, expected = trained(name, tmp_path / "cpu")
     assert {parameter.device.type for parameter in on_cpu.parameters()} == {"cpu"}

@@ -12,14 +12,14 @@ from tinybert.resume import continue_from, is_finished, last_checkpoint, read_st
 ROOT = Path(__file__).parents[2]
 
 
-def write_checkpoint(directory, step, best=None, stopped=False):
+def write_checkpoint(directory, step, best=None, stopped=False, owed=False):
     """As the Trainer leaves it, as far as it matters here."""
     checkpoint = directory / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     state = {
         "global_step": step,
         "best_model_checkpoint": best,
-        "stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": stopped}}},
+        "stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": stopped, "should_evaluate": owed}}},
     }
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     return checkpoint
@@ -87,6 +87,10 @@ def test_a_checkpoint_without_a_best_one_is_left_alone(tmp_path):
 def test_the_end_is_the_last_step_or_patience(tmp_path, step, stopped, finished):
     state = read_state(write_checkpoint(tmp_path, step, stopped=stopped))
     assert is_finished(state, steps=10) is finished
+
+
+def test_an_evaluation_that_was_interrupted_is_still_to_come(tmp_path):
+    assert not is_finished(read_state(write_checkpoint(tmp_path, 10, owed=True)), steps=10)
 
 
 def test_it_lies_beside_the_output(tmp_path):

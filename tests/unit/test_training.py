@@ -18,7 +18,7 @@ from torch._inductor import config as inductor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tests.unit.line import Line, Points, Signalled, fit, halfway, weights
+from tests.unit.line import Broken, Hungry, Line, Points, Signalled, fit, halfway, told_while_scored, weights
 from tinybert import corpus
 from tinybert.batches import GroupedPlan, StepBatches, plan
 from tinybert.errors import QualityError
@@ -174,20 +174,6 @@ def test_slices_give_the_mean_over_the_masked_tokens_of_their_batch(smoke_materi
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-class Hungry(Line):
-    """Runs out of memory above a number of rows."""
-
-    def __init__(self, most):
-        super().__init__()
-        self.most, self.failures = most, 0
-
-    def forward(self, **batch):
-        if len(batch["x"]) > self.most:
-            self.failures += 1
-            raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
-        return super().forward(**batch)
-
-
 def test_out_of_memory_halves_the_slices_and_changes_nothing_else(rows, tmp_path, log):
     plain, hungry = Line(), Hungry(most=3)
     fit(plain, rows, tmp_path / "plain")
@@ -285,18 +271,6 @@ def test_a_budget_of_tokens_is_one_slice_unless_more_are_asked_for(tmp_path):
 # Losses that are no numbers -------------------------------------------------------------------------------------------
 
 
-class Broken(Line):
-    """Its loss is no number from a pass on."""
-
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def forward(self, **batch):
-        terms = super().forward(**batch)
-        return terms | {"loss": terms["loss"] * (math.nan if self.passes >= self.at else 1.0)}
-
-
 @pytest.mark.parametrize("step", [1, 10, 13, 15])  # logged, logged, between two logs, the last
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(rows, tmp_path, step):
     with pytest.raises(QualityError, match=rf"test: loss nan at step {step}; lower the learning rate") as raised:
@@ -306,6 +280,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(rows, tmp_p
     kept, expected = load_file(path), batch_of(rows, step)
     assert kept.keys() == expected.keys()
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("step", [1, 10, 13, 15])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(rows, tmp_path, step):
+    learner = Line()  # its loss stays finite
+    learner.line.bias.register_hook(lambda gradient: gradient * (math.inf if learner.passes == step else 1.0))
+    with pytest.raises(QualityError, match=rf"test: gradient norm inf at step {step}; lower the learning rate"):
+        fit(learner, rows, tmp_path, checkpoint_every=1)
+    kept = load_file(tmp_path / "out-resume" / f"not-finite-step-{step}.safetensors")
+    assert torch.equal(kept["x"], batch_of(rows, step)["x"])
+    assert checkpoints(tmp_path) == {f"checkpoint-{earlier}" for earlier in (step - 2, step - 1) if earlier > 0}
+    assert not (tmp_path / "out" / "selection.json").exists()
 
 
 def test_a_batch_whose_loss_was_finite_is_not_kept(rows, tmp_path):
@@ -325,7 +311,7 @@ def test_a_batch_whose_loss_was_finite_is_not_kept(rows, tmp_path):
 
 def test_no_checkpoint_and_no_score_follows_a_loss_that_is_not_finite(rows, tmp_path):
     scores = []
-    validation = Validation(lambda: scores.append(1) or {"accuracy": 0.5}, "accuracy", SelectionConfig())
+    validation = Validation(lambda check: scores.append(1) or {"accuracy": 0.5}, "accuracy", SelectionConfig())
     with pytest.raises(QualityError, match="at step 5"):
         fit(Broken(5), rows, tmp_path, validation=validation)
     assert not checkpoints(tmp_path)
@@ -407,6 +393,47 @@ def unbroken_slices(tmp_path_factory):
     return weights(unbroken)
 
 
+def ends(metrics):
+    """What a run ends with, its seconds left out."""
+    return {name: value for name, value in metrics.items() if "second" not in name}
+
+
+@pytest.mark.parametrize("evaluation", [1, 3, 5])  # the best, one after it, that of the last step
+def test_sigterm_in_the_middle_of_an_evaluation_leaves_it_to_the_next_run(rows, tmp_path, terminated, evaluation):
+    fields = {"dropout": 0.2, "learning_rate": 0.2, "epochs": 5}
+    unbroken, learner, resumed = Line(), Line(), Line()
+    whole = fit(unbroken, rows, tmp_path / "unbroken", validation=halfway(unbroken), **fields)
+    assert whole["chosen_step"] == 5
+    told = told_while_scored(halfway(learner), signal.SIGTERM, evaluation)
+    with pytest.raises(SystemExit):
+        fit(learner, rows, tmp_path / "broken", validation=told, **fields)
+    assert learner.passes == 5 * evaluation
+    assert f"checkpoint-{5 * evaluation}" in checkpoints(tmp_path / "broken")
+
+    again = told_while_scored(halfway(resumed), signal.SIGTERM, 1)
+    with pytest.raises(SystemExit):  # told again before it could be scored
+        fit(resumed, rows, tmp_path / "broken", validation=again, **fields)
+    metrics = fit(resumed, rows, tmp_path / "broken", validation=halfway(resumed), **fields)
+    assert resumed.passes == 25 - 5 * evaluation
+    assert ends(metrics) == ends(whole)
+    assert torch.equal(weights(resumed), weights(unbroken))
+    for name in ("selection.json", "last/model.safetensors"):
+        assert (tmp_path / "broken/out" / name).read_bytes() == (tmp_path / "unbroken/out" / name).read_bytes()
+
+
+def test_an_evaluation_that_was_interrupted_may_use_up_the_patience(rows, tmp_path, terminated):
+    fields = {"learning_rate": 0.2, "epochs": 9}
+    unbroken, learner, resumed = Line(), Line(), Line()
+    whole = fit(unbroken, rows, tmp_path / "unbroken", validation=halfway(unbroken, patience=2), **fields)
+    told = told_while_scored(halfway(learner, patience=2), signal.SIGTERM, int(whole["steps"]) // 5)
+    with pytest.raises(SystemExit):
+        fit(learner, rows, tmp_path / "broken", validation=told, **fields)
+    metrics = fit(resumed, rows, tmp_path / "broken", validation=halfway(resumed, patience=2), **fields)
+    assert resumed.passes == 0
+    assert ends(metrics) == ends(whole)
+    assert torch.equal(weights(resumed), weights(unbroken))
+
+
 def test_a_killed_run_keeps_its_best_weights_and_may_move(rows, tmp_path):
     fields = {"dropout": 0.2, "learning_rate": 0.2, "epochs": 5}
     unbroken, mortal, resumed = Line(), Mortal(at=18), Line()
@@ -416,9 +443,7 @@ def test_a_killed_run_keeps_its_best_weights_and_may_move(rows, tmp_path):
         fit(mortal, rows, tmp_path / "broken", validation=halfway(mortal), **fields)
     (tmp_path / "broken").rename(tmp_path / "moved")
     metrics = fit(resumed, rows, tmp_path / "moved", validation=halfway(resumed), **fields)
-    assert {k: v for k, v in metrics.items() if "second" not in k} == {
-        k: v for k, v in whole.items() if "second" not in k
-    }
+    assert ends(metrics) == ends(whole)
     assert torch.equal(weights(resumed), weights(unbroken))
     for name in ("selection.json", "last/model.safetensors"):
         assert (tmp_path / "moved/out" / name).read_bytes() == (tmp_path / "unbroken/out" / name).read_bytes()
@@ -450,9 +475,7 @@ def test_a_finished_run_trains_nothing_again(rows, tmp_path):
     moved = tmp_path.with_name(f"{tmp_path.name}-moved")
     after = fit(second, rows, moved, learning_rate=0.2, validation=halfway(second))
     assert second.passes == 0
-    assert {k: v for k, v in after.items() if "second" not in k} == {
-        k: v for k, v in before.items() if "second" not in k
-    }
+    assert ends(after) == ends(before)
     assert torch.equal(weights(second), weights(first))
     for name in ("selection.json", "last/model.safetensors"):
         assert (moved / "out" / name).read_bytes() == (moved / "lost" / name).read_bytes()
@@ -473,6 +496,25 @@ def test_checkpoints_by_time_come_once_each(rows, tmp_path, monkeypatch):
     assert seen == {"checkpoint-7", "checkpoint-14"}  # decided in one step, carried out at the end of the next
 
 
+def test_checkpoints_by_steps_come_between_evaluations_too(rows, tmp_path):
+    seen = []
+
+    class Watching(Points):
+        def batch(self, rows, chance):
+            if not seen or seen[-1] != checkpoints(tmp_path):
+                seen.append(checkpoints(tmp_path))
+            return super().batch(rows, chance)
+
+    scores = iter([0.1, 0.9, 0.3, 0.2])  # after steps 5, 10, 15 and 20
+    validation = Validation(lambda check: {"accuracy": next(scores)}, "accuracy", SelectionConfig())
+    metrics = fit(Line(), Watching(), tmp_path, validation=validation, checkpoint_every=2, epochs=4)
+    assert metrics["chosen_step"] == 10
+    assert [{int(name.removeprefix("checkpoint-")) for name in names} for names in seen] == [
+        *(set(), {2}, {2, 4}, {4, 5}, {5, 6}, {5, 8}),
+        *({8, 10}, {10, 12}, {10, 14}, {10, 15}, {10, 16}, {10, 18}),
+    ]
+
+
 # Choice ---------------------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +522,7 @@ def test_the_best_checkpoint_is_kept_and_named(rows, tmp_path):
     learner, scores = Line(), iter([0.1, 0.9, 0.3])
     snapshots = []
 
-    def score():
+    def score(check):
         snapshots.append(weights(learner).clone())
         return {"accuracy": next(scores), "f1_macro": 0.5}
 
@@ -501,7 +543,7 @@ def test_the_best_checkpoint_is_kept_and_named(rows, tmp_path):
 
 def test_another_metric_can_choose(rows, tmp_path):
     scores = iter([{"accuracy": 0.1, "f1_macro": 0.7}, {"accuracy": 0.9, "f1_macro": 0.2}])
-    validation = Validation(lambda: next(scores), "f1_macro", SelectionConfig())
+    validation = Validation(lambda check: next(scores), "f1_macro", SelectionConfig())
     metrics = fit(Line(), rows, tmp_path, epochs=2, validation=validation)
     assert (metrics["chosen_step"], metrics["validation_f1_macro"]) == (5, 0.7)
 
@@ -514,7 +556,7 @@ def test_without_validation_the_last_step_is_chosen(rows, tmp_path):
 
 
 def test_evaluation_does_not_change_training(rows, tmp_path):
-    def score():
+    def score(check):
         torch.rand(100)
         np.random.rand(3)
         watched.eval()
@@ -533,7 +575,7 @@ def test_evaluation_does_not_change_training(rows, tmp_path):
 
 def test_patience_ends_training_early(rows, tmp_path):
     falling = iter([0.9, 0.8, 0.7, 0.6, 0.5])
-    validation = Validation(lambda: {"accuracy": next(falling)}, "accuracy", SelectionConfig(patience=2))
+    validation = Validation(lambda check: {"accuracy": next(falling)}, "accuracy", SelectionConfig(patience=2))
     metrics = fit(Line(), rows, tmp_path, epochs=5, validation=validation)
     assert metrics["steps"] == 15
     assert metrics["validation_accuracy"] == 0.9
@@ -541,7 +583,7 @@ def test_patience_ends_training_early(rows, tmp_path):
 
 def test_the_last_step_is_evaluated_and_saved(rows, tmp_path):
     seen = []
-    validation = Validation(lambda: {"accuracy": len(seen) / 10}, "accuracy", SelectionConfig())
+    validation = Validation(lambda check: {"accuracy": len(seen) / 10}, "accuracy", SelectionConfig())
     fit(Line(), rows, tmp_path, steps=7, validation=validation, on_metrics=lambda m, s: seen.append((s, m)))
     assert [step for step, metrics in seen if "validation_accuracy" in metrics] == [5, 7]
     assert "checkpoint-7" in checkpoints(tmp_path)
@@ -549,7 +591,7 @@ def test_the_last_step_is_evaluated_and_saved(rows, tmp_path):
 
 def test_stopping_before_the_first_regular_log(rows, tmp_path):
     falling = iter([0.9, 0.8, 0.7])
-    validation = Validation(lambda: {"accuracy": next(falling)}, "accuracy", SelectionConfig(patience=1))
+    validation = Validation(lambda check: {"accuracy": next(falling)}, "accuracy", SelectionConfig(patience=1))
     metrics = fit(Line(), rows, tmp_path, batch_size=20, epochs=9, validation=validation)
     assert metrics["steps"] == 4
     assert math.isfinite(metrics["loss"])

@@ -94,7 +94,7 @@ def test_scores_see_tokens_that_training_does_not(model, tmp_path):
 
     def validation(key):
         def of(trained_model):
-            def score():
+            def score(check):
                 trained_model.eval()
                 with torch.no_grad():
                     seen.setdefault(key, []).append(trained_model(input_ids=ids).logits.clone())
