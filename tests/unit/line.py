@@ -151,16 +151,28 @@ def _directory(job, rank):
     return own
 
 
+def _learner(job, rank):
+    """A process' own: one of them may be told to end, or have a fault."""
+    dropout = job.get("dropout", 0.0)
+    if rank == job.get("signalled"):
+        return Signalled(job["signal"], job["step"], dropout=dropout)
+    if rank == job.get("broken"):
+        return Broken(job["step"])
+    if rank == job.get("hungry"):
+        return Hungry(most=2)
+    return Uneven() if job.get("uneven") else Line(dropout)
+
+
 def _work(job, rank, port):
     """One process of a job."""
     if job["processes"] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["processes"]))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     processes.BUCKET = job.get("bucket", processes.BUCKET)
-    learner = Uneven() if job.get("uneven") else Line(job.get("dropout", 0.0))
-    if rank == job.get("signalled"):
-        learner = Signalled(job["signal"], job["step"], dropout=job.get("dropout", 0.0))
+    learner = _learner(job, rank)
     validation = halfway(learner) if job.get("validated") else None
+    if "evaluation" in job:
+        validation = told_while_scored(validation, job["signal"], job["evaluation"])
     rows, curve = Points(job["rows"]), []
     told = {"on_metrics": lambda metrics, step: curve.append((step, metrics)), **job["fields"]}
     metrics = fit(learner, rows, _directory(job, rank), validation=validation, **told)

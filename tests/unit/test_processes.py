@@ -22,8 +22,15 @@ def jobs(tmp_path_factory):
     root = tmp_path_factory.mktemp("jobs")
     ragged = {"processes": 2, "rows": 39, "fields": {"checkpoint_every": 2, "accumulation": 2}, "bucket": 2}
     alone = {"processes": 1, "signalled": 0, "dropout": 0.2}
+    scored = {"processes": 2, "fields": {"checkpoint_every": 2, "learning_rate": 0.2}, "validated": True}
     listed = [
-        {"directory": "two", "processes": 2, "fields": {"checkpoint_every": 2}, "validated": True},
+        {"directory": "two", **scored},
+        {"directory": "chosen", **scored, "signalled": 1, "signal": signal.SIGKILL, "step": 13},
+        {"directory": "chosen", **scored, "name": "again"},
+        {"directory": "owing", **scored, "signal": signal.SIGTERM, "evaluation": 3},
+        {"directory": "owing", **scored, "name": "again"},
+        {"directory": "hungry", "processes": 2, "hungry": 1},
+        {"directory": "broken", **scored, "broken": 1, "step": 8},
         {"directory": "ragged", **ragged},
         {"directory": "uneven", **ragged, "uneven": True},
         {"directory": "killed", **ragged, "signalled": 1, "signal": signal.SIGKILL, "step": 14},
@@ -51,7 +58,7 @@ def checkpoints(directory):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "fields"), [("two", 40, {}), ("ragged", 39, {"accumulation": 2}), ("uneven", 39, {})]
+    ("name", "rows", "fields"), [("two", 40, {"learning_rate": 0.2}), ("ragged", 39, {"accumulation": 2}), ("uneven", 39, {})]
 )
 def test_two_processes_give_the_weights_and_losses_of_one(jobs, tmp_path, name, rows, fields):
     one, curve = Uneven() if name == "uneven" else Line(), []
@@ -71,7 +78,9 @@ def test_the_first_process_alone_tells_and_writes(jobs):
     assert read(jobs / "two" / "run-1.json")["curve"] == []
     assert not list((jobs / "two" / "run-1" / "out").iterdir())
     assert (jobs / "two" / "out" / "selection.json").is_file()
-    assert checkpoints(jobs / "two") == {"checkpoint-10", "checkpoint-15"}  # the best, and the last
+    best = read(jobs / "two" / "out" / "selection.json")["chosen_step"]
+    assert best in (5, 10)
+    assert checkpoints(jobs / "two") == {f"checkpoint-{best}", "checkpoint-15"}
 
 
 def test_a_process_is_killed_and_all_are_started_again(jobs):
@@ -107,6 +116,46 @@ def test_a_signal_to_the_only_process(jobs, tmp_path, name, number, left):
     fit(resumed, Points(), jobs / name)
     assert resumed.passes == 15 - max(int(checkpoint.removeprefix("checkpoint-")) for checkpoint in left)
     assert torch.equal(weights(resumed), weights(unbroken))
+
+
+def test_what_was_chosen_before_a_kill_is_chosen_by_all_that_go_on(jobs):
+    assert read(jobs / "chosen" / "run.json")[1] == -signal.SIGKILL
+    check_as_unbroken(jobs, "chosen")
+
+
+def test_sigterm_to_the_process_that_scores_ends_all_and_the_next_ones_score(jobs):
+    assert read(jobs / "owing" / "run.json") == [-signal.SIGTERM, -signal.SIGTERM]
+    check_as_unbroken(jobs, "owing")
+
+
+def check_as_unbroken(jobs, name):
+    """What began again there ended as `two` did, which nobody stopped."""
+    assert read(jobs / name / "again.json") == [0, 0]
+    again, unbroken = read(jobs / name / "again-0.json"), read(jobs / "two" / "run-0.json")
+    assert again["weights"] == unbroken["weights"]
+    for part in ("steps", "chosen_step", "validation_accuracy"):
+        assert again["metrics"][part] == unbroken["metrics"][part]
+    assert checkpoints(jobs / name) == checkpoints(jobs / "two")
+    selections = [(jobs / directory / "out" / "selection.json").read_text() for directory in (name, "two")]
+    assert selections[0] == selections[1]
+
+
+def test_memory_may_run_out_in_one_of_two_processes(jobs, tmp_path):
+    one = Line()
+    fit(one, Points(), tmp_path)
+    first, second = (read(jobs / "hungry" / f"run-{rank}.json")["weights"] for rank in range(2))
+    assert first == second
+    torch.testing.assert_close(torch.tensor(first), weights(one), rtol=1e-5, atol=1e-6)
+    assert read(jobs / "hungry" / "out-resume" / "slices.json") == {"tokens": 2}  # half of its four rows
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both_in_the_same_step(jobs):
+    assert read(jobs / "broken" / "run.json") == [1, 1]
+    kept = {path.name for path in (jobs / "broken" / "out-resume").glob("*.safetensors")}
+    assert kept == {f"not-finite-step-8-process-{rank}.safetensors" for rank in range(2)}
+    assert checkpoints(jobs / "broken") == {"checkpoint-5", "checkpoint-6"}
+    assert (jobs / "log").read_text().count("QualityError: test: gradient norm nan at step 8;") == 1
+    assert (jobs / "log").read_text().count("QualityError: test: loss nan at step 8;") == 1
 
 
 def test_one_process_is_all_there_is_without_a_launcher():

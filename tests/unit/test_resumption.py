@@ -1,11 +1,20 @@
 """The real learners, killed and continued: the weights in the end are those of an unbroken run, bit by bit."""
 
+import contextlib
+import os
+import signal
+
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from tests.unit.kind_data import write_encoder, write_kind
 from tests.unit.line import fit
 from tests.unit.tiny import LEARNERS, USED, WORDS, Masked, Taught, masked_learner
+from tinybert.config import FineTuneConfig
+from tinybert.models import load_model
+from tinybert.stages import fine_tune
+from tinybert.training_config import OptimConfig, SelectionConfig
 from tinybert.used_rows import UsedRows
 
 FIELDS = {"epochs": 2, "accumulation": 2, "checkpoint_every": 3, "weight_decay": 0.5, "learning_rate": 1e-2}
@@ -80,3 +89,58 @@ def test_a_killed_model_whose_word_table_also_predicts_resumes(tmp_path, step):
     found, expected = again.state_dict(), unbroken.state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert again.model.get_output_embeddings().weight is again.model.get_input_embeddings().weight
+
+
+@pytest.fixture
+def tuned(tmp_path, monkeypatch):
+    """Fine-tunes in a directory, three evaluations of three batches; SIGTERM comes in one batch, counted from 1.
+
+    Gives the metrics and the batches that were scored, None for what it did not come to.
+    """
+    data, encoder = write_kind(tmp_path / "data", "classification", 64, 150), tmp_path / "encoder"
+    optim = OptimConfig(epochs=3, batch_size=8, learning_rate=1e-3, dropout=0.1, precision="fp32")
+    config = FineTuneConfig(floor=None, optim=optim, selection=SelectionConfig())
+    write_encoder(encoder)
+
+    def tune(directory, told=None):
+        passes = []
+
+        def count(module, args):
+            if not module.training:
+                passes.append(module)
+                if len(passes) == told:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        def counted(*args):
+            model = load_model(*args)
+            model.register_forward_pre_hook(count)
+            return model
+
+        monkeypatch.setattr(fine_tune, "load_model", counted)
+        out, metrics = directory / "out", None
+        out.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(SystemExit):
+            metrics = fine_tune.run(data=data.directory, teacher=encoder, config=config, out=out, on_metrics=nothing)
+        return metrics, len(passes)
+
+    return tune
+
+
+def nothing(metrics, step):
+    """No curves are wanted."""
+
+
+@pytest.mark.parametrize("batch", [2, 5, 7])  # of the first, the second and the last evaluation
+def test_a_stage_told_to_end_while_it_is_scored_ends_in_the_weights_of_an_unbroken_one(
+    tuned, tmp_path, terminated, batch
+):
+    whole, passes = tuned(tmp_path / "unbroken")
+    assert passes == 3 * 3
+    assert tuned(tmp_path / "broken", told=batch) == (None, batch)  # nothing more of this evaluation
+    metrics, passes = tuned(tmp_path / "broken")
+    assert passes == 3 * (3 - (batch - 1) // 3)  # that evaluation from its beginning, and those after it
+    assert {name: value for name, value in metrics.items() if "second" not in name} == {
+        name: value for name, value in whole.items() if "second" not in name
+    }
+    for name in ("model.safetensors", "selection.json"):
+        assert (tmp_path / "broken/out" / name).read_bytes() == (tmp_path / "unbroken/out" / name).read_bytes()

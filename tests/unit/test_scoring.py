@@ -107,3 +107,19 @@ def test_logits_that_are_no_numbers_are_refused_by_name(encoder, kind):
     rows = Dataset.from_dict({"text": ["f0 f1"], "text_pair": ["f2" if kind.name == "question_answering" else None]})
     with pytest.raises(ModelError, match=r"the student: \d of \d logits are not finite"):
         predict(model, tokenizer_of(encoder), rows, 24, kind, name="the student")
+
+
+def test_between_batches_it_can_be_told_to_give_up(encoder, kind, tmp_path):
+    class ToldError(Exception):
+        pass
+
+    def check():
+        if len(passes) == 2:
+            raise ToldError
+
+    task, passes = write_kind(tmp_path / "data", kind.name, 20), []
+    model = model_of(encoder, kind)
+    model.register_forward_pre_hook(lambda module, args: passes.append(module))
+    with pytest.raises(ToldError):
+        predict(model, tokenizer_of(encoder), task.rows("train"), task.max_length, kind, batch_size=7, check=check)
+    assert len(passes) == 2  # of three at least

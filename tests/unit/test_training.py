@@ -356,14 +356,6 @@ def test_a_killed_run_resumes_to_the_same_weights(rows, tmp_path, unbroken_weigh
     assert torch.equal(weights(resumed), unbroken_weights)
 
 
-@pytest.fixture
-def terminated():
-    """SIGTERM's own handler, for the time of a test: it lets the process live, so that the loop itself ends it."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.parametrize(
     ("at", "kept"),
     [(4 * 6 + 2, {"checkpoint-4", "checkpoint-6"}), (4 * 8 + 1, {"checkpoint-4", "checkpoint-8"}), (2, set())],
