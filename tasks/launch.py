@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,7 +72,7 @@ def compute(module: str, key: str, inputs: dict[str, Any], out: Path, on_metrics
     _check_devices(launch.processes)
     request = Request(module=module, key=key, arguments=to_jsonable_python(arguments), out=out.resolve(), launch=launch)
     with _launched("tasks.torch_launch", request) as (process, directory):
-        return _Answers(module, on_metrics).follow(process, directory)
+        return _Answers(request, on_metrics).follow(process, directory)
 
 
 def _compute_here(module: str, arguments: dict[str, Any], out: Path, on_metrics: OnMetrics) -> dict[str, float]:
@@ -107,7 +108,7 @@ def _compute_on_ray(
         out=out.resolve(),
         launch=launch,
     )
-    answers = _Answers(module, on_metrics)
+    answers = _Answers(request, on_metrics)
     with _launched("tasks.ray_launch", request, **(RAY | LOCAL_RAY if launch.address == "local" else RAY)) as (
         process,
         directory,
@@ -179,8 +180,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class _Answers:
     """What the processes of a stage say."""
 
-    def __init__(self, module: str, on_metrics: OnMetrics) -> None:
-        self._stage, self._on_metrics = module.rpartition(".")[2], on_metrics
+    def __init__(self, request: Request, on_metrics: OnMetrics) -> None:
+        self._stage, self._on_metrics = request.module.rpartition(".")[2], on_metrics
+        self._resume = resume_beside(request.out)
         self._result: dict[str, float] | None = None
         self._errors: list[dict[str, Any]] = []
         self._lost: list[str] = []
@@ -213,6 +215,8 @@ class _Answers:
                 self._result = metrics
             case {"output": ref}:
                 self.output = Ref(**ref)
+            case {"evidence": [name, content]}:
+                (self._resume / name).write_bytes(b64decode(content))
             case {"error": error}:
                 self._errors.append(error)
             case {"lost": text}:

@@ -34,7 +34,7 @@ TAIL = 4000
 """Characters of a traceback, or of what a dead process wrote, that reach the error message."""
 
 Send = Callable[..., None]
-"""Called with one answer by name: metrics, progress, log, error, lost, crashed, output or result."""
+"""Called with one answer by name: metrics, progress, log, evidence, error, lost, crashed, output or result."""
 
 logger = logging.getLogger("tinybert")
 

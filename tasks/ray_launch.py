@@ -1,7 +1,7 @@
 """Runs a stage in several processes of a Ray cluster, with Ray Train's TorchTrainer.
 
 `python -m tasks.ray_launch DIRECTORY` launches what is asked there. A worker may be on any machine: it finds the
-stage's inputs for itself, and rank 0's output, checkpoints and answers travel through the object store and a queue.
+stage's inputs for itself, rank 0's output and checkpoints travel through the object store, answers through a queue.
 """
 
 import importlib
@@ -11,15 +11,16 @@ import signal
 import socket
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from tasks import sources
@@ -29,7 +30,7 @@ from tasks.launched import Request, Send, end, end_on_request, perform, read_req
 from tasks.settings import settings
 from tinybert import refs
 from tinybert.errors import ConfigError, TransientError
-from tinybert.processes import agreed
+from tinybert.processes import TIMEOUT, agreed
 from tinybert.resume import last_checkpoint, resume_beside
 
 PACKAGES = ("tinybert", "tasks", "flows")
@@ -117,7 +118,8 @@ def _fit(request: Request, scaling: ScalingConfig, environment: dict[str, str], 
     with tempfile.TemporaryDirectory() as unused:  # Ray's own checkpoints, of which there are none
         run = RunConfig(name=request.key, storage_path=unused, failure_config=FailureConfig(max_failures=0))
         try:
-            TorchTrainer(work, scaling_config=scaling, run_config=run).fit()
+            patient = TorchConfig(timeout_s=int(TIMEOUT.total_seconds()))
+            TorchTrainer(work, torch_config=patient, scaling_config=scaling, run_config=run).fit()
         except TrainingFailedError as error:
             failures = getattr(error, "worker_failures", None)
             if failures is None:  # not the workers: Ray's controller of them
@@ -135,7 +137,8 @@ def _work(request: Request, environment: dict[str, str], send: Send) -> None:
     with told_by(send, rank), tempfile.TemporaryDirectory(dir=settings().work) as directory:
         out = Path(directory) / "out"
         out.mkdir()
-        with mirrored(store(), request.key, resume_beside(out)) if rank == 0 else nullcontext():
+        mirror = mirrored(store(), request.key, resume_beside(out)) if rank == 0 else nullcontext()
+        with _evidence_sent(send, resume_beside(out)), mirror:
             if rank > 0:
                 restore(store(), request.key, resume_beside(out))
             _check_same(last_checkpoint(resume_beside(out)), rank)
@@ -147,6 +150,17 @@ def _work(request: Request, environment: dict[str, str], send: Send) -> None:
                 send(output=store().put("model", out).model_dump())
         if rank == 0:
             send(result=metrics)
+
+
+@contextmanager
+def _evidence_sent(send: Send, directory: Path) -> Iterator[None]:
+    """If the body fails, what it left there for a look is an answer, for the directory goes with the process."""
+    try:
+        yield
+    except Exception:
+        for file in directory.glob("*.safetensors"):
+            send(evidence=[file.name, b64encode(file.read_bytes()).decode()])
+        raise
 
 
 def _check_same(checkpoint: str | None, rank: int) -> None:

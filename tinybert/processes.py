@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, distributed, nn
 T = TypeVar("T")
 BUCKET = 25_000_000
 """Numbers that go over the wire together."""
+TIMEOUT = timedelta(hours=2)
+"""How long processes wait for one another: so long may the first one score a validation alone. A process that is lost
+is noticed by whoever launched it, and much sooner."""
 
 
 def join() -> None:
@@ -18,7 +22,7 @@ def join() -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
 
 
 def processes() -> int:

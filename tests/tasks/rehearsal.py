@@ -34,7 +34,7 @@ def run(*, data: Path, config: OptimConfig, then: str | None, out: Path, on_metr
     for step in range(3):
         on_metrics({"loss": config.learning_rate / (step + 1)}, step)
     if rank == size - 1:
-        _fail(then)
+        _fail(then, resume_beside(out))
     if then == "wait":
         _wait(resume_beside(out), rank)
     if size > 1:
@@ -42,9 +42,10 @@ def run(*, data: Path, config: OptimConfig, then: str | None, out: Path, on_metr
     return {"total": total.item(), "processes": float(size), "threads": float(torch.get_num_threads())}
 
 
-def _fail(then: str | None) -> None:
+def _fail(then: str | None, resume: Path) -> None:
     match then:
         case "quality":
+            (resume / "not-finite-step-3.safetensors").write_bytes(b"its \xff batch")
             raise QualityError("accuracy 0.1; expected 0.5")
         case "bug":
             raise ZeroDivisionError("one by nothing")

@@ -273,6 +273,8 @@ def test_ray_workers_begin_at_the_stored_checkpoint_and_fail_as_processes_do(reh
             rehearsal.compute(RAY, "killed", data=data)
         with pytest.raises(QualityError, match=r"^accuracy 0.1; expected 0.5$"):
             rehearsal.compute(RAY, "quality", data=data)
+    kept = resume_beside(rehearsal.out) / "not-finite-step-3.safetensors"
+    assert kept.read_bytes() == b"its \xff batch", "a worker's directory goes with it"
     assert rehearsal.lines == ["continuing at checkpoint-5 from the store", "rank 0 is here"] * 2
     assert [step for _, step in rehearsal.calls] == [0, 1, 2] * 2
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def checkpoints(directory):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "fields"), [("two", 40, {"learning_rate": 0.2}), ("ragged", 39, {"accumulation": 2}), ("uneven", 39, {})]
+    ("name", "rows", "fields"),
+    [("two", 40, {"learning_rate": 0.2}), ("ragged", 39, {"accumulation": 2}), ("uneven", 39, {})],
 )
 def test_two_processes_give_the_weights_and_losses_of_one(jobs, tmp_path, name, rows, fields):
     one, curve = Uneven() if name == "uneven" else Line(), []
@@ -156,6 +158,15 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both_in_the_same_step(job
     assert checkpoints(jobs / "broken") == {"checkpoint-5", "checkpoint-6"}
     assert (jobs / "log").read_text().count("QualityError: test: gradient norm nan at step 8;") == 1
     assert (jobs / "log").read_text().count("QualityError: test: loss nan at step 8;") == 1
+
+
+def test_processes_wait_for_one_another_as_long_as_a_validation_may_take(monkeypatch):
+    joined = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(processes.distributed, "init_process_group", lambda *how, **more: joined.append((how, more)))
+    processes.join()
+    assert joined == [(("gloo",), {"timeout": timedelta(hours=2)})]
 
 
 def test_one_process_is_all_there_is_without_a_launcher():
