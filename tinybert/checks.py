@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from tinybert.attention_kind import AttentionShape, Kind, attention_kind
 from tinybert.config import DistillConfig, StudentConfig
 from tinybert.data_config import DataConfig
-from tinybert.digest import json_digest
 from tinybert.errors import ModelError, SourceError
 from tinybert.families import LAYER_MODULES, shape_fields
 from tinybert.layer_map import layer_weights, map_layers
+from tinybert.same_tokens import difference
 
 HEAD_KEYS = ("cls.predictions.", "lm_head.", "generator_predictions.", "vocab_transform.", "predictions.")
 TASK_KEYS = ("classifier.", "pre_classifier.", "qa_outputs.", "score.", "sequence_summary.")
@@ -155,13 +155,16 @@ def check_same_vocabulary(student: Path, teacher: Path) -> None:
     """Student and teacher must read the same token ids.
 
     Raises:
-        ModelError: The vocabularies differ; the message gives their sizes.
+        ModelError: They do not; the message says how the tokenizers differ.
+        SourceError: One has no tokenizer.
     """
-    own, other = _vocabulary(student), _vocabulary(teacher)
-    if json_digest(own) != json_digest(other):
+    for directory in (student, teacher):  # transformers would make an empty one
+        if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+            raise SourceError(f"{directory}: no tokenizer.json or vocab.txt; a model needs its tokenizer beside it")
+    found = difference(student, teacher)
+    if found:
         raise ModelError(
-            f"vocabulary of the student ({len(own)} entries) differs from the teacher's ({len(other)}); "
-            "distillation compares token by token, so choose a student with the teacher's tokenizer"
+            f"{found}; distillation compares token by token, so choose a student with the teacher's tokenizer"
         )
 
 
@@ -274,14 +277,3 @@ def _check_length(config: DistillConfig, teacher: dict[str, Any]) -> None:
         raise ModelError(f"corpus.length: found {config.corpus.length}; the teacher reads at most {positions}")
     if config.data.max_length > positions:
         raise ModelError(f"data.max_length: found {config.data.max_length}; the teacher reads at most {positions}")
-
-
-def _vocabulary(directory: Path) -> Any:
-    tokenizer = directory / "tokenizer.json"
-    if tokenizer.is_file():
-        vocabulary = json.loads(tokenizer.read_text())["model"]["vocab"]
-        return vocabulary if isinstance(vocabulary, dict) else [entry[0] for entry in vocabulary]
-    listed = directory / "vocab.txt"
-    if listed.is_file():
-        return {word: index for index, word in enumerate(listed.read_text().splitlines())}
-    raise SourceError(f"{directory}: no tokenizer.json or vocab.txt; a model needs its tokenizer beside it")

@@ -139,6 +139,26 @@ def test_another_vocabulary_is_refused(teacher, tmp_path):
         check_same_vocabulary(other, teacher)
 
 
+def test_another_reading_of_the_same_vocabulary_is_refused(teacher, tmp_path):
+    other = tmp_path / "other"
+    samples.write_teacher(other)
+    config = other / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "do_lower_case": False}))
+    said = r"reads upper case otherwise than the teacher's: \['.*; distillation compares token by token, so choose a "
+    with pytest.raises(ModelError, match=said):
+        check({"student": {"source": "file:/other"}}, teacher, other)
+
+
+@pytest.mark.parametrize("bare", ["student", "teacher"])
+def test_a_model_without_a_tokenizer_is_refused(teacher, tmp_path, bare):
+    """transformers would give both one without words, and find no difference."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"model_type": "bert"}')
+    pair = {"student": teacher, "teacher": teacher, bare: tmp_path / "bare"}
+    with pytest.raises(SourceError, match=r"bare: no tokenizer.json or vocab.txt; a model needs its tokenizer beside"):
+        check_same_vocabulary(**pair)
+
+
 def test_a_directory_that_is_no_model(tmp_path):
     with pytest.raises(SourceError, match=r"no config.json; is this a Hugging Face model directory"):
         check({}, tmp_path)
