@@ -190,8 +190,9 @@ def imitation_rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, teacher: 
         *wanted: "logits", "states".
 
     Raises:
-        DataError: Rows without an answer.
+        DataError: Rows without an answer, or that the teacher read as another number of tokens.
     """
     rows = task_rows(task, tokenizer)
-    places = teacher.places(feature_keys(task.rows("train"), rows.table.features, task.max_length))
+    keys = feature_keys(task.rows("train"), rows.table.features, task.max_length)
+    places = teacher.places(keys, rows.lengths)
     return replace(rows, teacher=teacher, wanted=wanted, places=places)

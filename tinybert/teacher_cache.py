@@ -30,6 +30,8 @@ from tinybert.batches import Batch, Indices
 from tinybert.errors import DataError
 from tinybert.kinds.task_kind import Answers, Features, TaskKind
 
+FORMAT = 2
+"""Raise it when a teacher's answer to a row becomes another than it was: those of before are then no longer copied."""
 STATES = "states.bin"
 OPINIONS = "opinions.arrow"
 BYTES = 2
@@ -103,6 +105,15 @@ class TeacherCache:
         described = self._manifest["states"]
         return StateShape(**{**described, "mapped": tuple(described["mapped"])}) if described else None
 
+    def holds(self, states: StateShape, precision: str) -> bool:
+        """It has these states, of passes at this precision, which is said as in the form."""
+        return self.states == states and self._manifest.get("states_precision") == precision
+
+    @property
+    def is_current(self) -> bool:
+        """Made as answers are made today, so that they may be copied."""
+        return bool(self._manifest.get("format") == FORMAT)
+
     @property
     def per_token(self) -> bool:
         """Each token has its own logits. Older directories do not say so: there no token has."""
@@ -136,21 +147,38 @@ class TeacherCache:
                 "training rows. Run the stage `targets` on this data set"
             )
 
-    def places(self, keys: NDArray[np.uint64]) -> Indices | None:
+    def places(self, keys: NDArray[np.uint64], lengths: NDArray[np.int32]) -> Indices | None:
         """Where the answers for these rows stand, None where they are its own rows in its own order.
 
+        Args:
+            keys: Of the rows.
+            lengths: Tokens of each, as the student reads it.
+
         Raises:
-            DataError: The teacher was not asked about some of them.
+            DataError: The teacher was not asked about some of them, or read them as another number of tokens.
         """
-        if np.array_equal(self.keys, keys):
-            return None
-        places = find_rows(keys, self.keys)
-        missing = int((places < 0).sum())
+        places = None if np.array_equal(self.keys, keys) else find_rows(keys, self.keys)
+        missing = 0 if places is None else int((places < 0).sum())
         if missing:
             raise DataError(
                 f"{self.directory.name}: the teacher answered {len(self.keys)} other rows; {missing} of "
                 f"{len(keys)} training rows are not among them. Run the stage `targets` on this data set"
             )
+        read = self.lengths if places is None else self.lengths[places]
+        others = np.flatnonzero(read != lengths)
+        if len(others):
+            raise DataError(
+                f"{self.directory.name}: {len(others)} of {len(keys)} training rows have another number of tokens than "
+                f"they had for the teacher, e.g. {lengths[others[0]]} instead of {read[others[0]]}. Choose a student "
+                "with the teacher's tokenizer, and run the stage `targets` on this data set"
+            )
+        return places
+
+    def known(self, keys: NDArray[np.uint64], lengths: NDArray[np.int32]) -> Indices:
+        """Where the answers for these rows stand, -1 for those not asked about, or as another number of tokens."""
+        places = find_rows(keys, self.keys)
+        found = np.flatnonzero(places >= 0)
+        places[found[self.lengths[places[found]] != lengths[found]]] = -1
         return places
 
     def row_states(self, row: int) -> NDArray[np.int16]:

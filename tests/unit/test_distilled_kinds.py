@@ -99,7 +99,7 @@ def test_answers_to_earlier_rows_are_taken_from_there(made, tmp_path):
     assert metrics["second"]["reused"] >= metrics["first"]["scored"] >= len(rows) // 2
     assert metrics["second"]["scored"] > 0
     again = TeacherCache(tmp_path / "second")
-    places = again.places(cache.keys)
+    places = again.places(cache.keys, cache.lengths)
     assert (again.lengths[places] == cache.lengths).all()
     for wanted in ("logits", "states"):
         found = again.batch(places[:40], task.max_length, (wanted,))

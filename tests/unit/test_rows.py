@@ -222,6 +222,19 @@ def test_answers_for_more_rows_serve_some_of_them_in_any_order(smoke_material, t
         assert batch["teacher_logits"][:, 0].tolist() == [numbers[n] for n in chosen]
 
 
+def test_rows_that_teacher_and_student_read_otherwise_are_refused(smoke_material, tmp_path):
+    """The cased tokenizer reads "FILM" as one unknown token, the other as "film", and "cameras" as two tokens."""
+    uncased = AutoTokenizer.from_pretrained(smoke_material / "teacher")
+    cased = AutoTokenizer.from_pretrained(smoke_material / "teacher", do_lower_case=False)
+    assert cased.get_vocab() == uncased.get_vocab()
+    rows = write_data(tmp_path / "rows", [("a FILM", None), ("a cameras", None), ("a CAMERAS", None)])
+    cache = write_answers(tmp_path / "answers", rows, uncased, range(3))
+    imitation_rows(rows, uncased, cache, "logits")
+    said = "1 of 3 training rows have another number of tokens than they had for the teacher, e.g. 4 instead of 5"
+    with pytest.raises(DataError, match=said):
+        imitation_rows(rows, cased, cache, "logits")
+
+
 def test_rows_that_the_teacher_was_not_asked_about_are_refused(smoke_material, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(smoke_material / "teacher")
     texts = [(text, None) for text in TEXTS[:6]]

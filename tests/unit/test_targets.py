@@ -23,7 +23,7 @@ from tinybert.models import load_encoder
 from tinybert.rows import imitation_rows
 from tinybert.samples import sentences
 from tinybert.stages import targets
-from tinybert.teacher_cache import StateShape, TeacherCache
+from tinybert.teacher_cache import FORMAT, StateShape, TeacherCache
 
 TEXTS = [(text, None) for text, _ in sentences()[::9]]
 PAIRS = [(text, other) for (text, _), (other, _) in zip(TEXTS, reversed(TEXTS), strict=True)]
@@ -196,10 +196,14 @@ def test_of_a_larger_data_set_only_the_new_rows_are_scored(make, attention, tmp_
 
 
 def assert_same_answers(cache, fresh):
-    assert cache.states == fresh.states
     assert (cache.keys == fresh.keys).all()
     assert (cache.lengths == fresh.lengths).all()
     np.testing.assert_allclose(cache.logits, fresh.logits, rtol=1e-5, atol=1e-6)
+    assert_same_states(cache, fresh)
+
+
+def assert_same_states(cache, fresh):
+    assert cache.states == fresh.states
     rows = np.arange(len(cache.keys))
     one, other = (found.batch(rows, int(cache.lengths.max()), ("states",)) for found in (cache, fresh))
     for name in one:
@@ -219,20 +223,68 @@ def test_answers_cut_at_another_length_are_not_reused(make, tmp_path):
     assert make("new", max_length=32, previous=tmp_path / "old")[1]["reused"] == 0
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """How many rows went through the teacher, by whether its head answered too."""
+    rows, forward = {"logits": 0, "states": 0}, targets._Questions.answers
+
+    def counted(self, what, model):
+        for batch, answer in forward(self, what, model):
+            rows[what] += len(batch)
+            yield batch, answer
+
+    monkeypatch.setattr(targets._Questions, "answers", counted)
+    return rows
+
+
 @pytest.mark.parametrize(
-    ("before", "reused"),
+    ("before", "computed"),
     [
-        ({"mapped": None}, 0),  # no states to copy
-        ({"mapped": [1, 4]}, 0),  # those of other layers
-        ({"attention": "relations"}, 0),
-        ({}, len(TEXTS)),
+        ({"mapped": None}, len(TEXTS) + 1),  # no states to copy
+        ({"mapped": [1, 4]}, len(TEXTS) + 1),  # those of other layers
+        ({"attention": "relations"}, len(TEXTS) + 1),
+        ({"states_precision": "bf16"}, len(TEXTS) + 1),
+        ({"precision": "bf16", "states_precision": "fp32"}, 1),
+        ({"states_precision": "fp32"}, 1),
+        ({}, 1),
     ],
 )
-def test_answers_without_the_states_wanted_are_not_reused(make, tmp_path, before, reused):
-    make("old", **before)
-    cache, metrics = make("new", previous=tmp_path / "old")
-    assert metrics["reused"] == reused
-    assert_same_answers(cache, make("fresh")[0])
+def test_logits_are_reused_whatever_states_there_are(make, tmp_path, asked, before, computed):
+    old, _ = make("old", **before)
+    asked.update(logits=0, states=0)
+    texts = [("a moving film", None), *TEXTS]
+    cache, metrics = make("new", texts, previous=tmp_path / "old")
+    assert (metrics["scored"], metrics["reused"]) == (1, len(TEXTS))
+    assert asked == {"logits": 1, "states": computed}
+    assert (cache.logits[1:] == old.logits).all()
+    fresh, _ = make("fresh", texts)
+    assert_same_states(cache, fresh)
+    np.testing.assert_allclose(cache.logits[0], fresh.logits[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("written", [None, 1])
+def test_answers_made_otherwise_are_not_reused(make, tmp_path, written):
+    make("old")
+    manifest = tmp_path / "old" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert content.pop("format") == FORMAT
+    manifest.write_text(json.dumps(content if written is None else {**content, "format": written}))
+    assert make("new", previous=tmp_path / "old")[1]["reused"] == 0
+
+
+def test_answers_to_other_tokens_are_not_reused(make, tmp_path):
+    cache, _ = make("old")
+    np.save(tmp_path / "old" / "lengths.npy", cache.lengths + (np.arange(len(TEXTS)) == 3))
+    assert make("new", mapped=None, previous=tmp_path / "old")[1]["scored"] == 1
+
+
+def test_logits_and_states_have_each_their_precision(make):
+    both, plain = make("both", precision="bf16", states_precision="fp32")[0], make("plain")[0]
+    half = make("half", precision="bf16")[0]
+    assert (both.logits == half.logits).all()
+    assert (both.logits != plain.logits).any()
+    files = [(cache.directory / "states.bin").read_bytes() for cache in (both, plain, half)]
+    assert files[0] == files[1] != files[2]
 
 
 def test_logits_are_reused_where_states_are_no_longer_wanted(make, tmp_path):
@@ -265,9 +317,11 @@ def test_the_estimate_is_exact_and_decides(make, tmp_path, caplog):
     assert not (tmp_path / "less" / "states.bin").exists()
     assert f"{said} {exactly * 0.999:.3g}: computed at each step instead" in caplog.messages
     assert json.loads((tmp_path / "less" / "manifest.json").read_text()) == {
+        "format": FORMAT,
         "rows": len(TEXTS),
         "per_token": False,
         "states": None,
+        "states_precision": None,
     }
     np.testing.assert_allclose(less.logits, cache.logits, rtol=1e-5, atol=1e-7)
 

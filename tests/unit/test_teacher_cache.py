@@ -16,6 +16,11 @@ from tinybert.kinds.task_kind import Answers, Features
 from tinybert.teacher_cache import StateShape, TeacherCache, feature_keys, find_rows, row_keys, write_opinions
 
 
+def tokens_of(texts):
+    """Tokens of each row in the fixture's reckoning: words."""
+    return np.array([len(text.split()) for text in texts], np.int32)
+
+
 def dataset(*texts):
     """Rows of single sentences; a tuple is a pair."""
     split = [text if isinstance(text, tuple) else (text, None) for text in texts]
@@ -222,7 +227,7 @@ def test_answers_for_other_rows_are_refused(cache):
     ],
 )
 def test_places_of_rows_that_are_among_those_answered(cache, texts, places):
-    found = cache.places(row_keys(dataset(*texts), 64))
+    found = cache.places(row_keys(dataset(*texts), 64), tokens_of(texts))
     assert (found if found is None else found.tolist()) == places
 
 
@@ -232,4 +237,41 @@ def test_places_of_rows_that_are_among_those_answered(cache, texts, places):
 def test_rows_without_an_answer_are_refused(cache, texts, length, missing):
     refused = f"the teacher answered 3 other rows; {missing} of {len(texts)} training rows are not among them. Run the"
     with pytest.raises(DataError, match=refused):
-        cache.places(row_keys(dataset(*texts), length))
+        cache.places(row_keys(dataset(*texts), length), tokens_of(texts))
+
+
+@pytest.mark.parametrize(
+    ("texts", "lengths", "said"),
+    [
+        (["a a", "b", "c c c"], [2, 4, 3], "1 of 3 training rows have another number of tokens .* 4 instead of 1. Cho"),
+        (["c c c", "b"], [2, 2], "2 of 2 training rows have another number of tokens .* 2 instead of 3. Choose a stud"),
+    ],
+)
+def test_rows_that_the_student_reads_as_another_number_of_tokens_are_refused(cache, texts, lengths, said):
+    keys = row_keys(dataset(*texts), 64)
+    with pytest.raises(DataError, match=said):
+        cache.places(keys, np.array(lengths, np.int32))
+    cache.places(keys, tokens_of(texts))
+
+
+def test_answers_to_rows_of_another_number_of_tokens_are_not_known(cache):
+    keys = row_keys(dataset("c c c", "d", "b", "a a"), 64)
+    assert cache.known(keys, np.array([3, 1, 1, 2], np.int32)).tolist() == [2, -1, 1, 0]
+    assert cache.known(keys, np.array([3, 1, 2, 2], np.int32)).tolist() == [2, -1, -1, 0]
+    assert cache.known(keys[:0], np.zeros(0, np.int32)).tolist() == []
+
+
+def test_of_no_answers_none_is_known(tmp_path):
+    np.save(tmp_path / "keys.npy", np.zeros((0, 2), np.uint64))
+    np.save(tmp_path / "lengths.npy", np.zeros(0, np.int32))
+    keys = row_keys(dataset("a", "b"), 64)
+    assert TeacherCache(tmp_path).known(keys, np.ones(2, np.int32)).tolist() == [-1, -1]
+
+
+def test_states_are_told_apart_by_shape_and_precision(cache):
+    shape, manifest = StateShape("scores", (3,), 2, 1), cache.directory / "manifest.json"
+    assert not cache.holds(shape, "fp32")  # older directories do not say their precision
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "states_precision": "fp32"}))
+    cache = TeacherCache(cache.directory)
+    assert [cache.holds(shape, precision) for precision in ("fp32", "bf16", "auto")] == [True, False, False]
+    assert not cache.holds(StateShape("scores", (2,), 2, 1), "fp32")

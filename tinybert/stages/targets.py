@@ -29,7 +29,7 @@ from tinybert.precision import autocast, device, halve_linears, use_bf16
 from tinybert.progress import OnMetrics, Progress, logger
 from tinybert.rows import TokenTable, parts
 from tinybert.supervised import validation_scores
-from tinybert.teacher_cache import STATES, StateShape, TeacherCache, feature_keys, find_rows, write_opinions
+from tinybert.teacher_cache import FORMAT, STATES, StateShape, TeacherCache, feature_keys, write_opinions
 from tinybert.teacher_states import TeacherStates
 
 GIGABYTE = 1e9
@@ -45,6 +45,7 @@ def run(
     mapped: list[int] | None = None,
     attention: Kind = "scores",
     precision: str = "auto",
+    states_precision: str | None = None,
     floor: float | None = None,
     previous: Path | None = None,
 ) -> dict[str, float]:
@@ -58,18 +59,21 @@ def run(
         on_metrics: Told the counts.
         mapped: Teacher layers, from 1, whose states are wanted.
         attention: What of their attention: scores, relations or hidden (nothing).
-        precision: auto, bf16 or fp32.
+        precision: Of the passes that give the logits: auto, bf16 or fp32.
+        states_precision: Of those that give the states. None: the same.
         floor: By how much the teacher's validation score must be above the best constant answer's. None: that was
             looked at when it was trained.
-        previous: Answers of the same teacher for other rows; rows that stand there are copied.
+        previous: Answers of the same teacher, at this precision, for other rows. The logits of rows that stand there
+            are copied, and their states where it holds those that are wanted.
 
     Returns:
-        rows (features: of long contexts there are several a row), scored (by the teacher), reused (from `previous`),
-        states_gb.
+        rows (features: of long contexts there are several a row), scored (whose logits the teacher gave), reused (whose
+        logits are those of `previous`), states_gb.
 
     Raises:
         QualityError: The teacher's score is below the floor.
     """
+    states_precision = states_precision or precision
     task, tokenizer = TaskData(data), load_tokenizer(teacher)
     rows, kind, model = task.rows("train"), task.kind, load_model(teacher, task.kind)
     if floor is not None:
@@ -77,29 +81,29 @@ def run(
     table = TokenTable(rows, tokenizer, task.max_length, kind)
     keys = feature_keys(rows, table.features, task.max_length)
     shape = _affordable(teacher, mapped or [], attention, table.lengths, config.states_gb)
-    old = _usable(previous, shape)
-    places = find_rows(keys, old.keys) if old else np.full(len(keys), -1)
+    old = _usable(previous)
+    places = old.known(keys, table.lengths) if old else np.full(len(keys), -1)
     known, missing = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
     logger.info("targets  the teacher answers for %d rows; %d are known", len(missing), len(known))
 
     np.save(out / "keys.npy", keys)
     np.save(out / "lengths.npy", table.lengths)
     keep_freed_memory()
-    missing = missing[np.argsort(-table.lengths[missing], kind="stable")]
-    asked = _Questions(table, list(cut_by_tokens(table.lengths, missing, config.batch_tokens)), precision)
-    logits = _logits(model, kind, asked, out)
+    logits = _logits(model, kind, _questions(table, missing, config, precision), out)
     del model  # the states are those of the encoder alone, loaded apart
     if old:
         _copy_known(logits, old, table, known, places[known])
     if kind.judged:
         write_opinions(kind, _opinions(kind, logits, table, rows), out)
     if shape:
-        states, starts = _states(load_encoder(teacher), asked, shape, out), shape.starts(table.lengths)
-        for row in known:
-            states[starts[row] : starts[row + 1]] = old.row_states(int(places[row])) if old else 0
-    states_kept = asdict(shape) if shape else None
-    described = {"rows": len(table), "per_token": kind.per_token, "states": states_kept}
-    (out / "manifest.json").write_text(json.dumps(described, indent=1) + "\n")
+        same = old if old and old.holds(shape, states_precision) else None
+        asked = _questions(table, missing if same else np.arange(len(keys)), config, states_precision)
+        states = _states(load_encoder(teacher), asked, shape, out)
+        if same:
+            _copy_known_states(states, same, shape.starts(table.lengths), known, places[known])
+    described = {"format": FORMAT, "rows": len(table), "per_token": kind.per_token}
+    states_kept = {"states": asdict(shape) if shape else None, "states_precision": states_precision if shape else None}
+    (out / "manifest.json").write_text(json.dumps(described | states_kept, indent=1) + "\n")
     metrics = {"rows": float(len(table)), "scored": float(len(missing)), "reused": float(len(known))}
     metrics["states_gb"] = (out / STATES).stat().st_size / GIGABYTE if shape else 0.0
     on_metrics(metrics, 0)
@@ -126,10 +130,10 @@ def _affordable(
     return shape if fits else None
 
 
-def _usable(previous: Path | None, shape: StateShape | None) -> TeacherCache | None:
-    """Earlier answers, if they hold all that is wanted now."""
+def _usable(previous: Path | None) -> TeacherCache | None:
+    """Earlier answers, if they were made as answers are made today."""
     old = TeacherCache(previous) if previous else None
-    return old if old and shape in (None, old.states) else None
+    return old if old and old.is_current else None
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,12 @@ class _Questions:
                 progress.update(done)
 
 
+def _questions(table: TokenTable, rows: Indices, config: TargetsConfig, precision: str) -> _Questions:
+    """About these rows, the longest first."""
+    ordered = rows[np.argsort(-table.lengths[rows], kind="stable")]
+    return _Questions(table, list(cut_by_tokens(table.lengths, ordered, config.batch_tokens)), precision)
+
+
 def _logits(model: PreTrainedModel, kind: TaskKind, asked: _Questions, out: Path) -> NDArray[np.float32]:
     lengths, starts = asked.table.lengths, asked.table.features.starts
     shape = int(starts[-1]) if kind.per_token else len(lengths), model.config.num_labels
@@ -186,6 +196,14 @@ def _copy_known(
     starts = table.features.starts
     for row, place in zip(known, places, strict=True):
         logits[starts[row] : starts[row + 1]] = old.row_logits(int(place))
+
+
+def _copy_known_states(
+    states: NDArray[np.int16], old: TeacherCache, starts: NDArray[np.int64], known: Indices, places: Indices
+) -> None:
+    """Take the states of features that earlier answers hold from there."""
+    for row, place in zip(known, places, strict=True):
+        states[starts[row] : starts[row + 1]] = old.row_states(int(place))
 
 
 def _opinions(kind: TaskKind, logits: NDArray[np.float32], table: TokenTable, rows: Dataset) -> Iterator[Answers]:
