@@ -74,7 +74,8 @@ def distill(config: DistillConfig) -> RunSummary:
             train = augmented(run, config, found, prepared, adapted or found.teacher)
         uses_copies = config.copies_are_judged or config.predictions_from_copies or bool(found.states.mapped)
         floor = config.fine_tune.floor if config.teacher.fine_tuned else None
-        asked = (teacher, found.states, config.logits.optim.precision, config.targets, floor)
+        precisions = config.logits.optim.precision, config.layers.optim.precision if found.states.mapped else None
+        asked = (teacher, found.states, *precisions, config.targets, floor)
         targets = run(ask_teacher, train if uses_copies else data, *asked).targets
         if config.augment.enabled:
             judges = targets if config.copies_are_judged else None

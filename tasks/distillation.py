@@ -1,5 +1,10 @@
 """Tasks that train: the teacher, the general student, both parts of task distillation, the baseline."""
 
+import json
+
+from prefect.runtime import flow_run
+
+from tasks import sources
 from tasks.data import StatesWanted
 from tasks.earlier import recall, remember
 from tasks.policy import gpu_stage
@@ -52,6 +57,7 @@ def ask_teacher(
     teacher: ModelRef,
     states: StatesWanted,
     precision: str,
+    states_precision: str | None,
     config: TargetsConfig,
     floor: float | None,
 ) -> TargetsResult:
@@ -61,11 +67,12 @@ def ask_teacher(
         data: Rows to ask about.
         teacher: Whom to ask.
         states: Which of its states to keep.
-        precision: Of its passes.
+        precision: Of the passes that give its logits.
+        states_precision: Of those that give its states; None where none are kept.
         config: Gigabytes for states, size of a pass.
         floor: Its score must be this far above a constant answer's; None where that has been looked at.
     """
-    name = f"{teacher.digest}-{precision}"
+    own, everybodys = _earlier_answers(data, teacher, precision)
     result = run_stage(
         "targets",
         TargetsResult,
@@ -75,11 +82,25 @@ def ask_teacher(
         mapped=states.mapped,
         attention=states.attention,
         precision=precision,
+        states_precision=states_precision,
         floor=floor,
-        previous=recall("targets", name),
+        previous=recall("targets", *own, *everybodys),
     )
-    remember("targets", name, result.targets)
+    for names in (own, everybodys):
+        remember("targets", names[0], result.targets)
     return result
+
+
+def _earlier_answers(data: DatasetRef, teacher: ModelRef, precision: str) -> tuple[list[str], list[str]]:
+    """Names of this teacher's answers for about as many rows: those of runs of this name, and those of any run.
+
+    The first of each is by the power of two that the number of rows lies below; its neighbours follow. So neither other
+    data sets of a team nor a run with few rows take the place of answers that the next night's run copies.
+    """
+    manifest = json.loads((sources.local(data) / "manifest.json").read_text())
+    size = int(manifest["splits"]["train"]["rows"]).bit_length()
+    names = [f"{teacher.digest}-{precision}-{near}" for near in (size, size - 1, size + 1)]
+    return [f"{name}-{flow_run.name or ''}" for name in names], names
 
 
 @gpu_stage("layers")

@@ -91,5 +91,12 @@ def test_the_floor_is_held_once_under_every_teacher(recorded, fine_tuned):
     assert ("fine_tune" in given) == (not fine_tuned)
 
 
+@pytest.mark.parametrize(("gigabytes", "states"), [(1, "fp32"), (0, None)])
+def test_the_teacher_answers_at_the_precision_of_those_who_learn_from_it(recorded, gigabytes, states):
+    learn = {"logits": {"optim": {"precision": "bf16"}}, "layers": {"optim": {"precision": "fp32"}}}
+    given = recorded(form(**learn, targets={"states_gb": gigabytes}, **NONE))
+    assert given["targets"][3:5] == ("bf16", states)
+
+
 def test_a_given_teachers_labels_order_the_datas(recorded):
     assert recorded(form(**NONE))["prepare"][-1] == ["a", "b"]
