@@ -21,7 +21,7 @@ from tinybert.cli import main
 from tinybert.config import TargetsConfig
 from tinybert.data import TaskData
 from tinybert.floor import check_floor
-from tinybert.gradients import SliceSize
+from tinybert.gradients import SliceSize, slice_tokens
 from tinybert.kinds.task_kind import Answers, TaskKind
 from tinybert.last_layer import finish_first_token_only
 from tinybert.models import load_config, load_encoder, load_model, load_tokenizer
@@ -150,7 +150,7 @@ class _Questions:
         if use_bf16(where, self.precision):
             halve_linears(model)
         progress = Progress(f"targets  {what}", sum(map(len, self.batches)), unit="row")
-        size, done = SliceSize("targets"), 0
+        size, done = SliceSize("targets", tokens=slice_tokens(where)), 0
 
         def ask(rows: Indices) -> Any:
             inputs = {name: tensor.to(where) for name, tensor in self.table.inputs(rows).items()}
