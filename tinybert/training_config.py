@@ -35,7 +35,7 @@ class OptimConfig(Form):
     compile: bool = False
     """torch.compile: minutes at the start, faster steps on GPUs. Where it fails, a warning, and training goes on."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between the checkpoints a killed run resumes from, where no evaluation writes one anyway."""
+    """Steps between the checkpoints a killed run resumes from; every evaluation writes one too."""
     checkpoint_minutes: float = Field(10.0, gt=0)
     """Minutes after which a checkpoint is written in any case."""
     seed: int = Field(42, ge=0, le=2**31 - 1)

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.unit.line import Broken, Hungry, Line, Points, Signalled, fit, halfway, told_while_scored, weights
+from tests.unit.tiny import Taught, state_learner
 from tinybert import corpus
 from tinybert.batches import GroupedPlan, StepBatches, plan
 from tinybert.errors import QualityError
@@ -605,7 +606,11 @@ def test_without_a_compiler_training_goes_on_uncompiled(rows, tmp_path, monkeypa
     assert "No working C++ compiler found" in failed[0]
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
 @pytest.mark.slow
+@needs_compiler
 def test_a_compiled_learner_learns_the_same(tmp_path, log):
     class Uncounted(Line):
         def forward(self, **batch):  # a number that changes would be compiled anew at every pass
@@ -619,3 +624,28 @@ def test_a_compiled_learner_learns_the_same(tmp_path, log):
     torch.testing.assert_close(weights(compiled), weights(plain))
     assert counters["stats"]["unique_graphs"] == 1  # batches of 8 and of 7: sizes are dynamic
     assert not [record for record in log.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.timeout(600)
+def test_a_compiled_learner_of_states_loses_the_same(tmp_path, log):
+    class Even(Taught):
+        """Rows of one length, for each other one may be compiled anew."""
+
+        def __init__(self):
+            super().__init__()
+            self.lengths[:] = 6
+
+    torch.compiler.reset()
+    counters.clear()
+    curves = {False: [], True: []}
+    for compiled, curve in curves.items():
+        told = {"on_metrics": lambda metrics, step, curve=curve: curve.append((step, metrics))}
+        fit(state_learner(), Even(), tmp_path / str(compiled), compile=compiled, epochs=2, dropout=0.0, **told)
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert not [message for message in log.messages if "torch.compile failed" in message]
+    assert [step for step, _ in curves[True]] == [step for step, _ in curves[False]] == [1, 10]
+    for (_, found), (_, expected) in zip(curves[True], curves[False], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert curves[True][1][1]["loss"] < 0.9 * curves[True][0][1]["loss"]
