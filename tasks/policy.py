@@ -185,7 +185,7 @@ def slot(limit: str, retries: int | None = None) -> Iterator[None]:
     try:
         held.__enter__()
     except ConcurrencySlotAcquisitionError as error:
-        if isinstance(error.__cause__, httpx.TransportError):
+        if _is_away(error.__cause__):
             raise TransientError(f"no slot of {limit!r}: Prefect's server does not answer") from error
         raise
     finally:
@@ -199,9 +199,18 @@ def _give_back(held: AbstractContextManager[None], limit: str, *raised: Any) -> 
     """Leave the slot. Prefect asks once, and raises if nobody answers; the lease on the slot ends all the same."""
     try:
         return bool(held.__exit__(*raised))
-    except httpx.TransportError as error:
+    except httpx.HTTPError as error:
+        if not _is_away(error):
+            raise
         logger.warning("a slot of %r stays taken until its lease ends, within 5 minutes: %s", limit, error)
         return False
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """The server, or the database behind it, does not answer."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, httpx.TransportError)
 
 
 def _stage_task(function: Callable[P, R], stage: str) -> Task[P, R]:

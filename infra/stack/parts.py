@@ -219,6 +219,7 @@ def prefect_environment(layout: Layout, settings: Settings, part: str) -> dict[s
         "PREFECT_HOME": str(layout.prefect),
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server answers while its database comes back
         "PREFECT_LOCAL_STORAGE_PATH": str(layout.prefect / "results"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }

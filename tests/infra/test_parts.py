@@ -60,6 +60,7 @@ def test_runs_find_store_tracker_and_server_in_the_workers_environment(layout, k
     assert environment["AWS_SECRET_ACCESS_KEY"] == known.aws_secret_access_key.get_secret_value()
     assert environment["PREFECT_API_URL"] == f"http://127.0.0.1:{known.prefect_port}/api"
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert environment["PREFECT_CLIENT_RETRY_EXTRA_CODES"] == "500"
 
 
 def test_secrets_go_only_to_those_who_need_them(layout, known):
