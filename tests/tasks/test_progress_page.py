@@ -242,7 +242,7 @@ def told(heard) -> list[tuple]:
 def test_progress_of_the_first_process_crosses_to_who_launched_it(working, rank, expected):
     inputs, out = working
     request = Request(module="working", key="key", arguments={}, out=out, launch=LaunchConfig(processes=2))
-    heard, answers = [], launch._Answers("working", lambda *_: None)
+    heard, answers = [], launch._Answers(request, lambda *_: None)
     lines = []
     perform(request, rank, inputs, out, lambda **answer: lines.append(json.dumps(answer)))
     with heard_by(heard.append):
