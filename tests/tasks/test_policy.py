@@ -1,7 +1,9 @@
 """What a stage's cache key depends on, and what is retried."""
 
+import httpx
 import pytest
 from prefect import flow
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from tasks import policy
 from tasks.policy import source_modules, stage_key
@@ -61,3 +63,53 @@ def test_only_the_worlds_faults_are_retried(home, error, attempts):
     else:
         assert run() == 7
     assert len(calls) == attempts
+
+
+def answered(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://server/api")
+    return httpx.HTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
+
+
+class Slot:
+    """A slot of a server that fails when it is asked for, or given back."""
+
+    def __init__(self, asked: Exception | None = None, given_back: Exception | None = None):
+        self.asked, self.given_back = asked, given_back
+
+    def __enter__(self):
+        if self.asked is not None:
+            raise ConcurrencySlotAcquisitionError("no slot") from self.asked
+
+    def __exit__(self, *_):
+        if self.given_back is not None:
+            raise self.given_back
+
+
+@pytest.mark.parametrize("error", [answered(500), answered(503), httpx.ConnectError("refused")], ids=repr)
+def test_what_was_computed_in_a_slot_is_not_lost_where_nobody_takes_it_back(monkeypatch, caplog, error):
+    monkeypatch.setattr(policy, "concurrency", lambda *_, **__: Slot(given_back=error))
+    with policy.slot("accelerator"):
+        computed = True
+    assert computed
+    assert "a slot of 'accelerator' stays taken until its lease ends" in caplog.text
+
+
+def test_a_slot_that_the_server_does_not_know_is_an_error(monkeypatch):
+    monkeypatch.setattr(policy, "concurrency", lambda *_, **__: Slot(given_back=answered(404)))
+    with pytest.raises(httpx.HTTPStatusError, match="404"), policy.slot("accelerator"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (answered(500), TransientError),
+        (httpx.ConnectError("refused"), TransientError),
+        (answered(404), ConcurrencySlotAcquisitionError),
+    ],
+    ids=repr,
+)
+def test_whoever_asks_a_server_that_is_away_for_a_slot_may_ask_again(monkeypatch, error, raised):
+    monkeypatch.setattr(policy, "concurrency", lambda *_, **__: Slot(asked=error))
+    with pytest.raises(raised), policy.slot("accelerator"):
+        pytest.fail("there is no slot")
