@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from tasks import sources
-from tasks.connections import store
 from tasks.data import Sources
 from tasks.masking import masked
 from tasks.policy import stage_module
@@ -154,7 +153,7 @@ def check_disk(costs: list[StageCost]) -> Iterator[Finding]:
     """Room for all that is written: too little for one stage is wrong, too little for all a warning, as some may be
     cached."""
     total, largest = total_gigabytes(costs), max(cost.gigabytes + cost.scratch_gigabytes for cost in costs)
-    work, root = _existing(settings().work), store().root
+    work, root = _existing(settings().work), settings().store  # which may be one that cannot be opened
     yield _room("disk", work, largest, total, "TINYBERT_WORK")
     if root.startswith("file:"):
         kept = _existing(Path(root.removeprefix("file:")))
