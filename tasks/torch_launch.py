@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tasks.launched import TAIL, end_on_request, end_with_parent, own_out, perform, read_request, send_to, told_by
+from tinybert.processes import leave
 
 LOOPBACK = "127.0.0.1"
 
@@ -84,6 +85,7 @@ def work(directory: Path, parent: int) -> None:
         metrics = perform(request, rank, {}, own_out(directory, request.out, rank), send)
     if rank == 0:
         send(result=metrics)
+    leave()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,16 @@ def join() -> None:
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
 
 
+def leave() -> None:
+    """Leave the other processes, once all is done: the threads that talk to them end here.
+
+    Left to the end of the interpreter, one that still holds a tensor of Python's now and then aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291). After a failure this could wait for processes that do not come.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def processes() -> int:
     """Training processes of this stage, this one included."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

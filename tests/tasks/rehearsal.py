@@ -1,5 +1,6 @@
 """A stage in miniature, for the launcher's tests: it meets the other processes, sums, tells, and fails as asked."""
 
+import atexit
 import logging
 import os
 import signal
@@ -39,6 +40,9 @@ def run(*, data: Path, config: OptimConfig, then: str | None, out: Path, on_metr
         _wait(resume_beside(out), rank)
     if size > 1:
         distributed.barrier()
+        atexit.register(
+            lambda: (resume_beside(out) / f"met-at-exit-{rank}").write_text(str(distributed.is_initialized()))
+        )
     return {"total": total.item(), "processes": float(size), "threads": float(torch.get_num_threads())}
 
 

@@ -79,6 +79,8 @@ def test_processes_work_together_and_the_first_one_tells(rehearsal):
     assert rehearsal.lines == ["rank 0 is here"]
     assert [path.name for path in rehearsal.out.iterdir()] == ["rank"]
     assert (rehearsal.out / "rank").read_text() == "0"
+    met = [path.read_text() for path in resume_beside(rehearsal.out).glob("met-at-exit-*")]
+    assert met == ["False", "False"], "gloo's threads, left to the interpreter's end, abort a process now and then"
     assert len(set(rehearsal.pids) - {os.getpid()}) == 2, "both saw the same directory of checkpoints"
     assert sorted(path.name for path in rehearsal.out.parent.iterdir()) == ["out", "out-resume"]
 
