@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tasks import sources
-from tasks.connections import registry
+from tasks.connections import registry, store
 from tasks.lineage import commit
 from tasks.policy import cpu_stage, quick_task, slot
 from tasks.progress_page import offer
@@ -22,7 +22,7 @@ from tasks.registry import CHAMPION, PREVIOUS, Registered, Version, make_servabl
 from tasks.settings import settings
 from tasks.stage import open_stage, run_stage
 from tinybert.config import DistillConfig
-from tinybert.errors import SourceError
+from tinybert.errors import SourceError, StoreError, TransientError
 from tinybert.refs import DatasetRef, ModelRef, ModelResult, PublishResult, ReportRef
 from tinybert.release_config import ExportConfig
 from tinybert.released import COMPARED_AS
@@ -215,13 +215,15 @@ def restore_champion(name: str, version: str | None, reason: str) -> RolledBack:
     """Make the previous champion, or a version by its number, the champion; the one it replaces becomes `previous`.
 
     Raises:
-        SourceError: There is no such model or version, no champion, or nothing to go back to.
+        SourceError: There is no such model or version, no champion, nothing to go back to, or its files are gone.
     """
     with _promoting():
         model = registry().model(name)
         withdrawn, restored = _exchange(model, version)
         if withdrawn == restored:
             raise SourceError(f"models:/{name}: version {restored} is the champion already; name another version")
+        if restored not in model.aliases.values():  # collection keeps what has an alias
+            _check_files(name, model.get(restored))
         done = RolledBack(
             name=name,
             withdrawn=withdrawn,
@@ -255,6 +257,20 @@ def _exchange(model: Registered, version: str | None) -> tuple[str, str]:
             + (f"name one of the versions {known}" if known else "there is no other version")
         )
     return champion.number, previous.number
+
+
+def _check_files(name: str, version: Version) -> None:
+    """Refuse a version whose files are gone; where the store cannot be asked, the way back stays open."""
+    try:
+        kept = store().holds(ModelRef(uri=version.uri, digest=version.digest))
+    except (StoreError, TransientError) as error:
+        logger.warning("%s version %s: not known whether its files are still there: %s", name, version.number, error)
+        return
+    if not kept:
+        raise SourceError(
+            f"models:/{name}: the files of version {version.number}, {version.uri}, are gone, collected perhaps; "
+            "name another version, or run again what made it"
+        )
 
 
 def _record(done: RolledBack) -> dict[str, str | None]:

@@ -14,8 +14,9 @@ from flows.rollback import RollbackConfig, rollback, show
 from tasks import publishing
 from tasks.connections import registry
 from tasks.publishing import find_champion, restore_champion
+from tasks.store import Store
 from tinybert.cli import validated
-from tinybert.errors import ConfigError, SourceError
+from tinybert.errors import ConfigError, SourceError, StoreError
 from tinybert.refs import ModelRef
 
 pytestmark = pytest.mark.usefixtures("shared_home")
@@ -69,6 +70,36 @@ def test_back_to_a_version_by_its_number(model):
     registry().challenge(model, "1")
     rollback(RollbackConfig(name=model, reason=REASON, version=1))
     assert aliases(model) == {"champion": "1", "previous": "3"}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_back_to_a_version_without_an_alias_only_if_its_files_are_there(request, tmp_path, kept):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "config.json").write_text("{}")
+    store = Store(f"file:{tmp_path}/store", tmp_path / "cache")
+    package = store.put("model", tmp_path / "package")
+    name = made(request.node.name.replace("[", " ").rstrip("]"))
+    tags = {"student.digest": "e" * 64, "verdict": "promote"}
+    number = int(registry().register(name, package.uri, package.digest, tags).number)
+    if kept:
+        rollback(RollbackConfig(name=name, reason=REASON, version=number))
+        assert aliases(name) == {"champion": "4", "previous": "3"}
+        return
+    store.delete(package)
+    before = registry().model(name)
+    with pytest.raises(SourceError, match=r"the files of version 4, file:.* are gone, collected perhaps; name another"):
+        rollback(RollbackConfig(name=name, reason=REASON, version=number))
+    assert registry().model(name) == before
+
+
+def test_a_store_that_is_not_to_be_asked_bars_no_way_back(model, monkeypatch, caplog):
+    def refuse(*_):
+        raise StoreError("s3://bucket: access denied")
+
+    monkeypatch.setattr(Store, "holds", refuse)
+    rollback(RollbackConfig(name=model, reason=REASON, version=1))
+    assert aliases(model) == {"champion": "1", "previous": "3"}
+    assert "version 1: not known whether its files are still there: s3://bucket: access denied" in caplog.text
 
 
 def test_the_next_student_is_compared_with_the_restored_champion(model):
