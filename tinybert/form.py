@@ -6,6 +6,7 @@ import json
 import re
 import types
 from collections.abc import Iterator
+from datetime import date
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -99,6 +100,8 @@ def _explain_one(detail: dict[str, Any], form: type[Form]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if isinstance(detail["input"], dict | BaseModel):
         return f"{name}: {message}"
+    if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float | date):
+        message += f"; YAML reads it as one in quotes: {name}='\"...\"'"  # as 2024, no, 2024-05-01
     return f"{name}: found {detail['input']!r}; {message[0].lower()}{message[1:]}"
 
 

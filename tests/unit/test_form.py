@@ -80,6 +80,9 @@ def test_fields_take_a_prefix():
     assert [name for name, *_ in fields(Inner, "box.")] == ["box.size", "box.kind"]
 
 
+QUOTED = """YAML reads it as one in quotes: {}='"..."'"""
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -88,8 +91,10 @@ def test_fields_take_a_prefix():
         ({"zzz": 3}, "zzz: unknown field; known: name, first, second, third, words, extra, share"),
         ({"third": {"size": 10}}, "third.size: found 10; input should be less than 10"),
         ({"third": {"kind": "c"}}, "third.kind: found 'c'; input should be 'a' or 'b'"),
-        ({"words": ["one", 2]}, "words.1: found 2; input should be a valid string"),
-        ({"extra": {"key": 1}}, "extra.key: found 1; input should be a valid string"),
+        ({"words": ["one", 2]}, "words.1: found 2; input should be a valid string; " + QUOTED.format("words.1")),
+        ({"words": [False]}, "words.0: found False; input should be a valid string; " + QUOTED.format("words.0")),
+        ({"words": [None]}, "words.0: found None; input should be a valid string"),
+        ({"extra": {"key": 1}}, "extra.key: found 1; input should be a valid string; " + QUOTED.format("extra.key")),
         ({"words": ["same", "same"]}, "Outer: words are the same; give others"),
         ({"share": True}, "share: found True; input should be a valid number"),
         ({"third": 7}, "third: found 7; input should be a valid dictionary or instance of Inner"),
