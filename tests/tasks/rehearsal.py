@@ -40,9 +40,7 @@ def run(*, data: Path, config: OptimConfig, then: str | None, out: Path, on_metr
         _wait(resume_beside(out), rank)
     if size > 1:
         distributed.barrier()
-        atexit.register(
-            lambda: (resume_beside(out) / f"met-at-exit-{rank}").write_text(str(distributed.is_initialized()))
-        )
+        atexit.register(_tell_at_exit, resume_beside(out) / f"met-at-exit-{rank}")
     return {"total": total.item(), "processes": float(size), "threads": float(torch.get_num_threads())}
 
 
@@ -60,6 +58,12 @@ def _fail(then: str | None, resume: Path) -> None:
         case "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
+
+
+def _tell_at_exit(file: Path) -> None:
+    """Whether this process still belongs to a group; on Ray its directory is gone by then."""
+    if file.parent.exists():
+        file.write_text(str(distributed.is_initialized()))
 
 
 def _wait(resume: Path, rank: int) -> None:
