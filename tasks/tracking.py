@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import spool as events
+from tasks.database_file import make_whole
 from tasks.spool import Artifact, Close, Event, Input, Metrics, Outage, Params, Start, Tags
 from tasks.tracked_run import TrackedRun
 from tinybert.errors import InputError, TransientError
@@ -137,6 +138,9 @@ class Tracker:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        if self.uri.startswith("sqlite:"):
+            file = Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+            make_whole(file, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
         return MlflowClient(self.uri, registry_uri=self.uri)
 
     def experiment_id(self, name: str) -> str:
